@@ -1,0 +1,128 @@
+"""Reads an image file into an RGB tensor, whatever its mode, or says why it can't."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+
+class UnreadableImage(ValueError):
+    """A file that can't be used as an image; `path` and `reason` say which and why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"cannot read the image {str(path)!r}: {reason}")
+        self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple[type["UnreadableImage"], tuple[Path, str]]:
+        return type(self), (self.path, self.reason)
+
+
+def _check_header(image: Image.Image, path: Path, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise UnreadableImage(
+            path, f"{width}x{height} pixels are more than the {max_pixels} allowed by datamodule.max_pixels"
+        )
+    if width < 1 or height < 1:
+        raise UnreadableImage(path, f"its size is {width}x{height}")
+
+
+def _open(path: Path) -> Image.Image:
+    # The size limit is ours (max_pixels); Pillow's own would warn or stop at a fixed 89 or 179 megapixels.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB image: transparency over white, 16-bit grey scaled to 8 bits, CMYK and palettes converted."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image, dtype=np.float64)
+        if image.mode == "F":
+            scale = 1.0 if np.nanmax(values, initial=0.0) <= 1.0 else 255.0
+        else:
+            scale = 65535.0
+        values = np.nan_to_num(values / scale).clip(0.0, 1.0)
+        return Image.fromarray(np.rint(values * 255.0).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layered).convert("RGB")
+    return image.convert("RGB")
+
+
+def check_image(path: Path, *, max_pixels: int) -> None:
+    """Opens the header alone, without decoding.
+
+    Raises:
+        UnreadableImage: If it is no image or has more than `max_pixels` pixels.
+    """
+    try:
+        with _open(path) as image:
+            _check_header(image, path, max_pixels)
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(path, _reason(error)) from error
+
+
+def decode_image(path: Path, max_pixels: int) -> Tensor:
+    """Upright RGB picture of a file.
+
+    EXIF orientation is applied. Grey, 1-bit, palette, CMYK and 16-bit images are converted, transparency is laid
+    over white. The size is checked in the header, before any pixel is decoded.
+
+    Returns:
+        uint8 tensor (3, H, W).
+
+    Raises:
+        UnreadableImage: If the file is missing, truncated, too large or no image.
+    """
+    try:
+        with _open(path) as image, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _check_header(image, path, max_pixels)
+            image.load()
+            array = np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more on bad bytes.
+        raise UnreadableImage(path, _reason(error)) from error
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def _reason(error: Exception) -> str:
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Antialiased bicubic resize of a uint8 image (3, H, W) to (3, height, width)."""
+    if image.shape[-2:] == (height, width):
+        return image
+    return F.resize(image, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
+
+
+def center_crop(image: Tensor, size_px: int) -> Tensor:
+    """Largest central square of a uint8 image (3, H, W), resized to (3, size_px, size_px)."""
+    height, width = image.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(image[:, top : top + side, left : left + side], size_px, size_px)
+
+
+def resize_short_side(image: Tensor, short_px: int) -> Tensor:
+    """uint8 image (3, H, W) resized so that its shorter side is `short_px`; smaller images are enlarged."""
+    height, width = image.shape[-2:]
+    factor = short_px / min(height, width)
+    return resize(image, max(short_px, round(height * factor)), max(short_px, round(width * factor)))
