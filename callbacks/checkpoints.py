@@ -1,0 +1,224 @@
+"""When checkpoints are written: `last` follows the steps alone, `best` follows a metric alone."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from callbacks.checkpoint_io import AtomicCheckpointIO, check_disk_space, read_checkpoint
+
+__all__ = ["AtomicCheckpointIO", "BestCheckpoint", "LastCheckpoint", "check_disk_space", "read_checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes `last.ckpt` every n optimiser steps, at the end of fit, and when fit is interrupted or fails.
+
+    It follows no metric. If a validation is due at the same step, the file is written after it, so that a resumed
+    run neither misses nor repeats that validation. After an interruption in the middle of an optimiser step or of an
+    accumulation window the weights belong to no step, so the earlier file is kept.
+
+    Args:
+        every_n_steps: optimiser steps between writes.
+        folder: where `last.ckpt` goes; None means `checkpoints` under the trainer's default_root_dir.
+
+    Raises:
+        ValueError: if every_n_steps is below 1.
+    """
+
+    filename = "last.ckpt"
+
+    def __init__(self, every_n_steps: int = 500, folder: str | Path | None = None) -> None:
+        if every_n_steps < 1:
+            raise ValueError(
+                f"LastCheckpoint every_n_steps is {every_n_steps}, expected at least 1; "
+                "set callbacks.last.every_n_steps=500."
+            )
+        self.every_n_steps = every_n_steps
+        self.folder = folder
+        self._saved_step = 0
+        self._batch_start_step = 0
+        self._updating = False
+        self._save_failed = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Checks the disk before the first step costs anything."""
+        self._saved_step = self._batch_start_step = trainer.global_step
+        self._updating = self._save_failed = False
+        if trainer.is_global_zero:
+            check_disk_space(_folder(self.folder, trainer), 3 * _estimated_bytes(pl_module))
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remembers the step, to see at the end whether this batch completed one."""
+        self._batch_start_step = trainer.global_step
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Marks the weights as in motion until the end of the batch."""
+        self._updating = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves if a step was completed and is due."""
+        self._updating = False
+        stepped = trainer.global_step != self._batch_start_step
+        if stepped and trainer.global_step % self.every_n_steps == 0 and not _validation_follows(trainer):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves if the step before this validation was due."""
+        if _inside_fit(trainer) and trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the final step."""
+        self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Saves the last complete step without hiding the exception that stopped the run."""
+        if trainer.state.fn != "fit" or self._save_failed:
+            return
+        interrupted = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
+        if trainer.world_size > 1 and not interrupted:
+            return  # the other ranks may still be computing: a collective save would hang
+        completed = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        if self._updating or completed % trainer.accumulate_grad_batches:
+            logger.warning("Stopped inside step %d; %s stays at step %d.", *self._where(trainer))
+            return
+        try:
+            self._save(trainer)
+        except OSError as error:
+            logger.error("%s", error)
+
+    def _where(self, trainer: Trainer) -> tuple[int, Path, int]:
+        return trainer.global_step, _folder(self.folder, trainer) / self.filename, self._saved_step
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.global_step == self._saved_step or trainer.fast_dev_run:
+            return
+        self._save_failed = True
+        trainer.save_checkpoint(_folder(self.folder, trainer) / self.filename, weights_only=False)
+        self._save_failed = False
+        self._saved_step = trainer.global_step
+
+
+class BestCheckpoint(Checkpoint):
+    """Writes `best.ckpt` after a validation that improved the monitored value.
+
+    The best value so far is the one inside the existing `best.ckpt` of the folder, so a resumed run can neither
+    replace a better file by a worse one nor wait for the best value of another folder.
+
+    Args:
+        monitor: name of a metric logged in validation.
+        mode: "min" if lower is better, else "max".
+        folder: where `best.ckpt` goes; None means `checkpoints` under the trainer's default_root_dir.
+
+    Raises:
+        ValueError: if mode is unknown, or after a validation that did not log `monitor`.
+    """
+
+    filename = "best.ckpt"
+
+    def __init__(
+        self, monitor: str = "val/loss", mode: str = "min", folder: str | Path | None = None
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(
+                f"BestCheckpoint mode is {mode!r}, expected min or max; set callbacks.best.mode=min."
+            )
+        self.monitor = monitor
+        self.mode = mode
+        self.folder = folder
+        self.best_value: float | None = None
+        self.best_step: int | None = None
+        self.best_model_path = ""  # Lightning reads this for ckpt_path="best"
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reads the value to beat from the folder's own file."""
+        self.best_value = self.best_step = None
+        path = _folder(self.folder, trainer) / self.filename
+        if not path.is_file():
+            return
+        try:
+            state = read_checkpoint(path)["callbacks"][self.state_key]
+        except (ValueError, KeyError) as error:  # it must not stop a run that will write a better one
+            logger.warning("The earlier best checkpoint will be replaced: %s", error)
+            return
+        if (state["monitor"], state["mode"]) == (self.monitor, self.mode):
+            self.best_value, self.best_step = state["best_value"], state["best_step"]
+            self.best_model_path = str(path)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves if the monitored value is finite and better than before."""
+        if not _inside_fit(trainer) or trainer.fast_dev_run:
+            return
+        value = self._monitored(trainer)
+        if not trainer.strategy.broadcast(self._improves(value)):
+            return
+        previous = self.best_value, self.best_step
+        self.best_value, self.best_step = value, trainer.global_step
+        path = _folder(self.folder, trainer) / self.filename
+        try:
+            trainer.save_checkpoint(path, weights_only=False)
+        except BaseException:
+            self.best_value, self.best_step = previous
+            raise
+        self.best_model_path = str(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Monitor, mode, best value and its step, as plain values."""
+        return {
+            "monitor": self.monitor,
+            "mode": self.mode,
+            "best_value": self.best_value,
+            "best_step": self.best_step,
+        }
+
+    def _monitored(self, trainer: Trainer) -> float:
+        metrics = trainer.callback_metrics
+        if self.monitor not in metrics:
+            raise ValueError(
+                f"BestCheckpoint monitors {self.monitor!r}, which the validation did not log; it logged "
+                f"{sorted(metrics)}; set callbacks.best.monitor to one of them."
+            )
+        return float(metrics[self.monitor])
+
+    def _improves(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        if self.best_value is None:
+            return True
+        return value < self.best_value if self.mode == "min" else value > self.best_value
+
+
+def _folder(folder: str | Path | None, trainer: Trainer) -> Path:
+    return Path(folder) if folder is not None else Path(trainer.default_root_dir) / "checkpoints"
+
+
+def _inside_fit(trainer: Trainer) -> bool:
+    return trainer.state.fn == "fit" and not trainer.sanity_checking
+
+
+def _validation_follows(trainer: Trainer) -> bool:
+    """Whether Lightning validates directly after the current training batch."""
+    loop = trainer.fit_loop.epoch_loop
+    return trainer.enable_validation and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+
+
+def _estimated_bytes(module: LightningModule) -> int:
+    """Weights, two optimiser moments and the average of each trainable parameter, plus its buffers."""
+    parameters = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+    buffers = sum(b.numel() * b.element_size() for b in module.buffers())
+    return 4 * parameters + buffers
