@@ -1,0 +1,1 @@
+"""The latent diffusion core: paths, objectives, samplers, guidance, latent codecs. Tensors only."""

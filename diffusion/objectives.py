@@ -1,0 +1,93 @@
+"""What the network predicts, and how the prediction is compared and inverted."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffusion.paths import GaussianPath, broadcast
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+Weighting = Literal["uniform", "snr", "min_snr"]
+
+
+class GaussianObjective:
+    """The regression target on a Gaussian path, its inverse, and the weight of each timestep.
+
+    epsilon (Ho et al. 2020), v = alpha eps - sigma x_0 (Salimans and Ho 2022, Sec. 4), or the clean sample.
+    Weights multiply the squared error of the chosen prediction: `uniform` 1; `snr` makes every prediction
+    the epsilon loss; `min_snr` caps that at gamma (Hang et al. 2023, Eq. 7 and its epsilon and v forms).
+
+    Args:
+        path: the Gaussian path.
+        prediction: what the network outputs, in diffusers' words.
+        weighting: weight over timesteps.
+        gamma: the cap of `min_snr`.
+
+    Raises:
+        ValueError: an unknown name; epsilon on a path whose last step holds no signal.
+
+    Example:
+        >>> objective = GaussianObjective(GaussianPath(num_timesteps=10), prediction="v_prediction")
+        >>> clean, noise, t = torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.tensor([4])
+        >>> noisy = objective.path.corrupt(clean, noise, t)
+        >>> torch.allclose(objective.to_clean(objective.target(clean, noise, t), noisy, t), clean)
+        True
+    """
+
+    def __init__(
+        self,
+        path: GaussianPath,
+        *,
+        prediction: Prediction = "epsilon",
+        weighting: Weighting = "uniform",
+        gamma: float = 5.0,
+    ) -> None:
+        if prediction not in ("epsilon", "v_prediction", "sample"):
+            raise ValueError(
+                f"objective.prediction is '{prediction}'; expected epsilon, v_prediction or sample"
+            )
+        if weighting not in ("uniform", "snr", "min_snr"):
+            raise ValueError(f"objective.weighting is '{weighting}'; expected uniform, snr or min_snr")
+        if prediction == "epsilon" and path.zero_terminal_snr:
+            raise ValueError(
+                "objective.prediction=epsilon cannot be learned with path.zero_terminal_snr=true: the last step holds "
+                "no signal; set module.objective.prediction=v_prediction or module.path.zero_terminal_snr=false"
+            )
+        self.path = path
+        self.prediction: Prediction = prediction
+        self.weighting: Weighting = weighting
+        self.gamma = gamma
+
+    def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """The tensor (B, C, h, w) that the network should output."""
+        if self.prediction == "epsilon":
+            return noise
+        if self.prediction == "sample":
+            return clean
+        alpha, sigma = self.path.alpha_sigma(timestep)
+        return broadcast(alpha, clean) * noise - broadcast(sigma, clean) * clean
+
+    def to_clean(self, pred: Tensor, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """The clean estimate (B, C, h, w) that a prediction stands for."""
+        if self.prediction == "sample":
+            return pred
+        alpha, sigma = (broadcast(value, noisy) for value in self.path.alpha_sigma(timestep))
+        if self.prediction == "epsilon":
+            return (noisy - sigma * pred) / alpha
+        return alpha * noisy - sigma * pred
+
+    def weight(self, timestep: Tensor) -> Tensor:
+        """Weight of each timestep, float32 (B,)."""
+        snr = self.path.snr(timestep)
+        if self.weighting == "uniform":
+            return torch.ones_like(snr)
+        capped = snr if self.weighting == "snr" else snr.clamp(max=self.gamma)
+        if self.prediction == "epsilon":
+            return capped / snr
+        return capped if self.prediction == "sample" else capped / (snr + 1)
+
+    def loss(self, pred: Tensor, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """Weighted squared error of each sample, float32 (B,)."""
+        error = (pred.float() - self.target(clean, noise, timestep)).square().flatten(1).mean(1)
+        return self.weight(timestep) * error

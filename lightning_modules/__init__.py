@@ -1,0 +1,1 @@
+"""How each method learns: one file a method on one shared base."""

@@ -1,0 +1,145 @@
+"""Stage 1 of latent diffusion: the autoencoder (Rombach et al. 2022, Sec. 3.1)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from diffusion.seeding import Stream, randn
+from lightning_modules.base import TranslationModule
+
+
+class Autoencoder(TranslationModule):
+    """Trains an AutoencoderKL with L1 + perceptual + KL terms and an optional patch discriminator.
+
+    Args:
+        vae: diffusers' AutoencoderKL, from scratch or pretrained.
+        perceptual: distance (image, reference) -> (B,), or None.
+        discriminator: image -> logits, or None.
+        perceptual_weight: of the perceptual term.
+        kl_weight: of the KL term, per image and summed over the latent (nats).
+        adversarial_weight: times the adaptive weight (Esser et al. 2021, Eq. 7).
+        adversarial_start_step: the optimiser step at which the discriminator joins.
+        optimizer, lr_schedule, ...: as TranslationModule.
+
+    Example:
+        >>> from diffusers import AutoencoderKL
+        >>> module = Autoencoder(vae=AutoencoderKL(), optimizer=torch.optim.AdamW)
+        >>> panels = module.sample_panels({"image": torch.rand(1, 3, 16, 16)})
+        >>> list(panels)
+        ['input', 'reconstruction']
+    """
+
+    def __init__(
+        self,
+        *,
+        vae: nn.Module,
+        perceptual: nn.Module | None = None,
+        discriminator: nn.Module | None = None,
+        perceptual_weight: float = 1.0,
+        kl_weight: float = 1e-6,
+        adversarial_weight: float = 0.5,
+        adversarial_start_step: int = 0,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.vae = vae
+        self.perceptual = perceptual
+        self.discriminator = discriminator
+        self.perceptual_weight = perceptual_weight
+        self.kl_weight = kl_weight
+        self.adversarial_weight = adversarial_weight
+        self.adversarial_start_step = adversarial_start_step
+        self._latent_square_sum, self._latent_count = 0.0, 0
+        self.freeze_all_but_trained()
+
+    def trained_networks(self) -> list[nn.Module]:
+        return [self.vae] if self.discriminator is None else [self.vae, self.discriminator]
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        image = batch["image"]
+        posterior = self.vae.encode(image * 2 - 1).latent_dist
+        noise = randn(posterior.mean.shape[1:], self.step_generators(Stream.POSTERIOR, len(image)))
+        reconstruction = self.vae.decode(posterior.mean + posterior.std * noise).sample.float() / 2 + 0.5
+        terms = self.reconstruction_terms(reconstruction, image)
+        loss = sum(terms.values()) + self.kl_weight * posterior.kl().mean()
+        if self.discriminator is not None and self.global_step >= self.adversarial_start_step:
+            adversarial = self.adversarial_terms(reconstruction, image, sum(terms.values()))
+            loss = loss + sum(adversarial.values())
+            terms |= adversarial
+        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def reconstruction_terms(self, reconstruction: Tensor, image: Tensor) -> dict[str, Tensor]:
+        """The weighted terms that compare the reconstruction with the image, scalars by name."""
+        terms = {"l1": (reconstruction - image).abs().mean()}
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual_weight * self.perceptual(reconstruction, image).mean()
+        return terms
+
+    def adversarial_terms(
+        self, reconstruction: Tensor, image: Tensor, reconstruction_loss: Tensor
+    ) -> dict[str, Tensor]:
+        """Hinge terms of both players for one joint backward pass.
+
+        The autoencoder's term sees a detached copy of the discriminator and the discriminator's term a detached
+        reconstruction, so that one optimiser serves both.
+        """
+        assert self.discriminator is not None
+        fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        fool = -functional_call(self.discriminator, fixed, (reconstruction,)).mean()
+        last = self.vae.decoder.conv_out.weight
+        pull = torch.autograd.grad(reconstruction_loss, last, retain_graph=True)[0].norm()
+        push = torch.autograd.grad(fool, last, retain_graph=True)[0].norm()
+        adaptive = (pull / (push + 1e-4)).clamp(0, 1e4).detach()
+        real, fake = self.discriminator(image), self.discriminator(reconstruction.detach())
+        discriminate = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+        return {"adversarial": self.adversarial_weight * adaptive * fool, "discriminator": discriminate}
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        image = batch["image"]
+        mean = self.vae.encode(image * 2 - 1).latent_dist.mean
+        reconstruction = (self.vae.decode(mean).sample.float() / 2 + 0.5).clamp(0, 1)
+        loss = sum(self.reconstruction_terms(reconstruction, image).values())
+        self._latent_square_sum += float(mean.float().square().sum())
+        self._latent_count += mean.numel()
+        psnr = -10 * (reconstruction - image).square().flatten(1).mean(1).clamp(min=1e-10).log10()
+        self.log("val/loss", loss, batch_size=len(image), sync_dist=True, prog_bar=True)
+        self.log("val/psnr", psnr.mean(), batch_size=len(image), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        # The scale factor of Rombach et al. 2022 (App. G), one over the latents' root mean square.
+        if self._latent_count:
+            scale = (self._latent_count / max(self._latent_square_sum, 1e-12)) ** 0.5
+            self.vae.register_to_config(scaling_factor=scale)
+            self.log("val/latent_scale", scale, sync_dist=True)
+        self._latent_square_sum, self._latent_count = 0.0, 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["scaling_factor"] = float(self.vae.config.scaling_factor)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.vae.register_to_config(scaling_factor=checkpoint["scaling_factor"])
+
+    @torch.no_grad()
+    def sample_panels(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        image = batch["image"]
+        mean = self.vae.encode(image * 2 - 1).latent_dist.mean
+        return {
+            "input": image,
+            "reconstruction": (self.vae.decode(mean).sample.float() / 2 + 0.5).clamp(0, 1),
+        }
+
+    def export(self, folder: Path) -> None:
+        self.vae.save_pretrained(folder / "vae", variant=None)
+
+    def load_export(self, folder: Path) -> None:
+        loaded = type(self.vae).from_pretrained(folder / "vae")
+        self.vae.load_state_dict(loaded.state_dict())
+        self.vae.register_to_config(scaling_factor=loaded.config.scaling_factor)

@@ -1,0 +1,1 @@
+"""What is learned and what is loaded: one architecture a file."""
