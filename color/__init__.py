@@ -1,0 +1,1 @@
+"""Colour on tensors: Lab, lightness, the sRGB gamut, chroma transfer and colour names."""

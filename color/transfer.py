@@ -1,0 +1,175 @@
+"""Moving the chroma of a picture onto the lightness of a photo, at the photo's own size.
+
+Chroma from a small picture is carried up with the fast guided filter (He and Sun 2015, arXiv 1505.00996): inside each
+window ab is modelled as a linear function of lightness, ab = slope * L + offset; slope and offset are computed where
+both are known (at the small size) and only they are interpolated, so that chroma turns where the photo's lightness
+turns, instead of bleeding over the edge as interpolated chroma does.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from color.gamut import clip_chroma
+from color.lab import lightness, rgb_to_lab
+
+
+def transfer_chroma_exact(lightness: Tensor, image: Tensor) -> Tensor:
+    """Returns the image with its L* replaced; out-of-gamut colours lose chroma, not lightness.
+
+    Args:
+        lightness: (B, 1, H, W), L* / 100 in [0, 1].
+        image: (B, 3, H, W) sRGB in [0, 1] at the same size.
+
+    Returns:
+        (B, 3, H, W) in [0, 1], not rounded.
+
+    Raises:
+        ValueError: if the sizes differ.
+    """
+    if lightness.shape[-2:] != image.shape[-2:] or len(lightness) != len(image):
+        raise ValueError(
+            f"exact chroma transfer got lightness {tuple(lightness.shape)} and image {tuple(image.shape)}, expected "
+            "one batch and size; use transfer_chroma for a picture of another size"
+        )
+    lab = rgb_to_lab(image)
+    return clip_chroma(torch.cat([100.0 * lightness.to(lab.dtype), lab[:, 1:]], dim=1))
+
+
+@torch.no_grad()
+def transfer_chroma(
+    photo: Tensor,
+    colored: Tensor,
+    *,
+    strip_px: int = 256,
+    guide_px: int = 512,
+    radius: int = 2,
+    eps: float = 3e-4,
+) -> Tensor:
+    """Returns the photo with its own L* and the chroma of a smaller picture of the same view.
+
+    Full-size work is done in strips of rows; on top of input and output one (H, W) float32 plane and one strip are
+    held: 24 megapixels take about 0.6 GiB. At equal size ab is taken over unfiltered.
+
+    Args:
+        photo: (3, H, W) uint8 sRGB of any size; only its L* is used.
+        colored: (3, h, w) floating point in [0, 1], the same view. A larger picture than the photo is first reduced.
+        strip_px: rows worked on at once; changes memory, not the result.
+        guide_px: largest short side at which the filter's coefficients are computed.
+        radius: window radius of the guided filter, in pixels of the guide.
+        eps: variance of lightness (L* / 100) below which a window counts as flat and its chroma stops following
+            the photo's lightness; smaller is sharper at faint edges and turns film grain into coloured grain.
+
+    Returns:
+        (3, H, W) uint8 on the photo's device.
+
+    Raises:
+        ValueError: if a shape, dtype or parameter is not as stated.
+    """
+    _check(photo, colored, strip_px=strip_px, guide_px=guide_px, radius=radius, eps=eps)
+    height, width = photo.shape[-2:]
+    colored = colored.to(photo.device, torch.float32).clamp(0.0, 1.0)[None]
+    if colored.shape[-2] >= height and colored.shape[-1] >= width:
+        colored = _resize(colored, (height, width))
+        return _assemble(photo, lambda rows, star: rgb_to_lab(colored[..., rows, :])[:, 1:], strip_px)
+
+    star = torch.cat([_strip_lightness(photo, rows) for rows in _strips(height, strip_px)], dim=-2)
+    size = guide_size((height, width), min(guide_px, *colored.shape[-2:]))
+    coefficients = _linear_coefficients(
+        _resize(star, size), _resize(rgb_to_lab(colored)[:, 1:], size), radius, eps
+    )
+    # Columns are interpolated once; rows strip by strip at their absolute position, so that strips join exactly.
+    columns = F.interpolate(coefficients, size=(size[0], width), mode="bilinear", align_corners=False)
+
+    def chroma_at(rows: slice, star_strip: Tensor) -> Tensor:
+        slope, offset = _interpolated_rows(columns, rows, height).chunk(2, dim=1)
+        return slope * star_strip + offset
+
+    return _assemble(photo, chroma_at, strip_px, star)
+
+
+def guide_size(photo_size: tuple[int, int], short_px: int) -> tuple[int, int]:
+    """Returns (height, width) with the photo's aspect, short side at most short_px, never above the photo's size."""
+    scale = min(1.0, short_px / min(photo_size))
+    return max(1, round(photo_size[0] * scale)), max(1, round(photo_size[1] * scale))
+
+
+def _linear_coefficients(guide: Tensor, chroma: Tensor, radius: int, eps: float) -> Tensor:
+    """Slope and offset (1, 2 + 2, h, w) of ab over the guide (1, 1, h, w).
+
+    The slope is the guided filter's, averaged over windows (eq. 5 and 8); the offset makes the model exact at every
+    pixel of the guide. The paper's averaged offset also smooths chroma over the window: on 4 scikit-image photos
+    reduced to 64 px, mean ab error at full size 3.7 with it, 2.6 without, 3.0 for bilinear (radius 2).
+    """
+    # Centred by the global mean: E[L^2] - E[L]^2 would cancel in float32 where L is high and flat.
+    centred = guide - guide.mean()
+    mean = _box_mean(centred, radius)
+    variance = (_box_mean(centred * centred, radius) - mean * mean).clamp(min=0.0)
+    covariance = _box_mean(centred * chroma, radius) - mean * _box_mean(chroma, radius)
+    slope = _box_mean(covariance / (variance + eps), radius)
+    return torch.cat([slope, chroma - slope * guide], dim=1)
+
+
+def _box_mean(tensor: Tensor, radius: int) -> Tensor:
+    """Mean over (2 radius + 1)^2 windows; at the border over the part inside the picture."""
+    for kernel, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
+        tensor = F.avg_pool2d(tensor, kernel, stride=1, padding=padding, count_include_pad=False)
+    return tensor
+
+
+def _resize(tensor: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(tensor.shape[-2:]) == tuple(size):
+        return tensor
+    return F.interpolate(tensor, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _interpolated_rows(columns: Tensor, rows: slice, height: int) -> Tensor:
+    """Rows of the bilinear (align_corners=False) enlargement of columns (1, C, h, W) to `height` rows."""
+    last = columns.shape[-2] - 1
+    row = torch.arange(rows.start, rows.stop, device=columns.device, dtype=torch.float64)
+    position = ((row + 0.5) * ((last + 1) / height) - 0.5).clamp(0.0, last)
+    upper = position.floor().long()
+    weight = (position - upper).to(columns.dtype)[:, None]
+    return torch.lerp(columns[..., upper, :], columns[..., (upper + 1).clamp(max=last), :], weight)
+
+
+def _strips(height: int, strip_px: int) -> list[slice]:
+    return [slice(start, min(start + strip_px, height)) for start in range(0, height, strip_px)]
+
+
+def _strip_lightness(photo: Tensor, rows: slice) -> Tensor:
+    return lightness(photo[None, :, rows].float() / 255.0)
+
+
+def _assemble(
+    photo: Tensor, chroma_at: Callable[[slice, Tensor], Tensor], strip_px: int, star: Tensor | None = None
+) -> Tensor:
+    """Writes (L* of the photo, chroma_at(rows, L*)) strip by strip into a new uint8 picture."""
+    result = torch.empty_like(photo)
+    for rows in _strips(photo.shape[-2], strip_px):
+        strip = _strip_lightness(photo, rows) if star is None else star[..., rows, :]
+        lab = torch.cat([100.0 * strip, chroma_at(rows, strip)], dim=1)
+        result[:, rows] = clip_chroma(lab)[0].mul_(255.0).round_().to(torch.uint8)
+    return result
+
+
+def _check(photo: Tensor, colored: Tensor, *, strip_px: int, guide_px: int, radius: int, eps: float) -> None:
+    if photo.ndim != 3 or photo.shape[0] != 3 or photo.dtype != torch.uint8:
+        raise ValueError(
+            f"chroma transfer got a photo of shape {tuple(photo.shape)} and {photo.dtype}, expected (3, H, W) uint8; "
+            "convert the file to 8-bit RGB first"
+        )
+    if colored.ndim != 3 or colored.shape[0] != 3 or not colored.is_floating_point():
+        raise ValueError(
+            f"chroma transfer got a coloured picture of shape {tuple(colored.shape)} and {colored.dtype}, expected "
+            "(3, h, w) floating point in [0, 1]; pass one picture of the batch, scaled by 1 / 255 if it is 8-bit"
+        )
+    for name, value, least in (("strip_px", strip_px, 1), ("guide_px", guide_px, 1), ("radius", radius, 1)):
+        if value < least:
+            raise ValueError(
+                f"chroma transfer got {name}={value}, expected at least {least}; leave it at its default"
+            )
+    if eps <= 0:
+        raise ValueError(f"chroma transfer got eps={eps}, expected a variance above 0; the default is 3e-4")
