@@ -1,9 +1,12 @@
 """Captions of photos: from metadata.jsonl, from the class folder, from colour names, and how training mixes them."""
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 CAPTIONS = ("none", "metadata", "folder", "colors", "folder_colors", "blip")
 _VOWEL = re.compile(r"(?!uni|use|usu|eu|one\b|once\b)([aeiou]|hour|honest|heir)", re.IGNORECASE)
@@ -69,6 +72,19 @@ def class_caption(folder: str, *, template: str) -> str:
     return template.replace("{a_class}", f"{article} {name}").replace("{class}", name)
 
 
+def class_folder(path: Path, *, root: Path, splits: list[str]) -> str:
+    """Name of the folder that holds `path`, or "" if that is the root or a split's folder."""
+    folders = path.relative_to(root).parts[:-1]
+    if folders and folders[0] in splits:
+        folders = folders[1:]
+    return folders[-1] if folders else ""
+
+
+def caption_parts(caption: str) -> tuple[bool, bool]:
+    """Whether a caption mode takes (class folders, colour names)."""
+    return caption in ("folder", "folder_colors"), caption in ("colors", "folder_colors")
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """Captions by file name of a metadata.jsonl (the ImageFolder convention: `file_name` and `text` in each line).
 
@@ -76,7 +92,8 @@ def read_metadata(path: Path) -> dict[str, str]:
         ValueError: If a line is no JSON object with both keys; the message names the line.
     """
     captions: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines: it also breaks at U+2028, which may stand inside a JSON string.
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -89,21 +106,33 @@ def read_metadata(path: Path) -> dict[str, str]:
     return captions
 
 
-def metadata_caption(path: Path, root: Path, *, tables: dict[Path, dict[str, str]]) -> str:
-    """Caption of a file from the nearest metadata.jsonl at or above its folder, up to `root`; "" if none names it.
+def metadata_captions(paths: list[Path], *, root: Path) -> list[str]:
+    """Captions of files below `root`, each from the nearest metadata.jsonl that names it, "" if none does.
 
-    Args:
-        path: Image file below `root`.
-        root: Data folder, the last one searched.
-        tables: Tables read so far by folder; extended in place.
+    Raises:
+        ValueError: If a metadata.jsonl can't be read, or none names any of the files.
     """
+    tables: dict[Path, dict[str, str]] = {}
+    captions = [_metadata_caption(path, root=root, tables=tables) for path in paths]
+    missing = sum(caption is None for caption in captions)
+    if missing == len(paths):
+        raise ValueError(
+            f"datamodule.caption=metadata, but no metadata.jsonl in {str(root)!r} names any of its {len(paths)} images; "
+            'add one with lines like {"file_name": "a.jpg", "text": "a red rose"} or set datamodule.caption=none'
+        )
+    if missing:
+        log.warning(
+            "%d of %d images have no line in metadata.jsonl; their caption is empty", missing, len(paths)
+        )
+    return [caption or "" for caption in captions]
+
+
+def _metadata_caption(path: Path, *, root: Path, tables: dict[Path, dict[str, str]]) -> str | None:
     for folder in path.parents:
         if folder not in tables:
             file = folder / "metadata.jsonl"
             tables[folder] = read_metadata(file) if file.is_file() else {}
         text = tables[folder].get(path.relative_to(folder).as_posix())
-        if text is not None:
+        if text is not None or folder == root:
             return text
-        if folder == root:
-            break
-    return ""
+    return None

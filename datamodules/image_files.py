@@ -62,30 +62,38 @@ def hash_split(name: str) -> str:
     return "train" if share < 0.90 else "val" if share < 0.95 else "test"
 
 
-def split_images(root: Path) -> dict[str, list[Path]]:
-    """Image files of `root` by split: folders train, val, test where present, else by hash of the file name.
+def split_folders(root: Path) -> list[str]:
+    """Names among train, val, test that are folders of `root` and stand for splits.
 
-    With folders, a missing test is val and a missing val is test; with neither, both are empty. Without them,
-    a set too small for a val or test file lends its last train files.
+    A single one of them beside other folders is a class of that name, not a split.
+    """
+    present = [split for split in SPLITS if (root / split).is_dir()]
+    if len(present) != 1:
+        return present
+    folders = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    return present if len(folders) == 1 else []
+
+
+def split_images(root: Path, split: str) -> list[Path]:
+    """Image files of one split: its folder where there are split folders, else by hash of the file name.
+
+    With folders, val stands in for a missing test and the reverse, and a missing train is empty. A train folder alone
+    is split by hash like a folder without splits. Where the hash gives a split of a small set nothing, it gets the
+    last files of the largest split, or the only file.
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: See `list_images`.
     """
-    if (root / "train").is_dir():
-        splits = {split: list_images(root / split) if (root / split).is_dir() else [] for split in SPLITS}
-        splits["test"] = splits["test"] or splits["val"]
-        splits["val"] = splits["val"] or splits["test"]
-        return splits
-    if (root / "val").is_dir() or (root / "test").is_dir():
-        split = "test" if (root / "test").is_dir() else "val"
-        files = list_images(root / split)
-        other = list_images(root / "val") if (root / "val").is_dir() else files
-        return {"train": [], "val": other, "test": files}
-    splits = {split: [] for split in SPLITS}
+    folders = split_folders(root) if root.is_dir() else []
+    if folders and folders != ["train"]:
+        stand_in = {"val": "test", "test": "val"}.get(split, split)
+        chosen = split if split in folders else stand_in
+        return list_images(root / chosen) if chosen in folders else []
+    splits: dict[str, list[Path]] = {name: [] for name in SPLITS}
     for path in list_images(root):
         splits[hash_split(path.relative_to(root).as_posix())].append(path)
-    for split in ("train", "val", "test"):
+    for files in splits.values():
         donor = max(splits.values(), key=len)
-        if not splits[split] and len(donor) > 1:
-            splits[split].append(donor.pop())
-    return splits
+        if not files:
+            files.append(donor.pop() if len(donor) > 1 else donor[0])
+    return splits[split]

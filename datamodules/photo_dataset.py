@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # Random crops take between 1 / RANDOM_CROP_MARGIN and all of the short side.
 RANDOM_CROP_MARGIN = 1.25
+# JPEGs are decoded at 1/2, 1/4 or 1/8 scale while that leaves this many times the pixels needed a side.
+DECODE_MARGIN = 2
 MAX_REPLACEMENTS = 64
 
 
@@ -56,16 +60,16 @@ class PhotoTransform:
         crop: "center" (largest central square) or "random" (a square of 80 to 100 % of the short side, in training).
         flip_prob: Probability of a left-right flip in training.
         max_pixels: Files with more pixels are refused before they are decoded.
-        drop_colors_prob: Probability that a training caption leaves out its colour names.
-        drop_subject_prob: Probability that a training caption leaves out its subject.
+        caption_drop_colors_prob: Probability that a training caption leaves out its colour names.
+        caption_drop_class_prob: Probability that a training caption leaves out all but its colour names.
     """
 
     size_px: int
     crop: str = "center"
     flip_prob: float = 0.5
     max_pixels: int = 64_000_000
-    drop_colors_prob: float = 0.0
-    drop_subject_prob: float = 0.0
+    caption_drop_colors_prob: float = 0.0
+    caption_drop_class_prob: float = 0.0
 
     def stored(self, path: Path) -> Tensor:
         """What image_cache="memory" keeps of a file, uint8: the final square, or for random crops the resized photo.
@@ -73,10 +77,9 @@ class PhotoTransform:
         Raises:
             UnreadableImage: See `decode_image`.
         """
-        image = decode_image(path, self.max_pixels)
-        if self.crop == "center":
-            return center_crop(image, self.size_px)
-        return resize_short_side(image, round(self.size_px * RANDOM_CROP_MARGIN))
+        short_px = self.size_px if self.crop == "center" else round(self.size_px * RANDOM_CROP_MARGIN)
+        image = decode_image(path, self.max_pixels, min_side_px=DECODE_MARGIN * short_px)
+        return center_crop(image, short_px) if self.crop == "center" else resize_short_side(image, short_px)
 
     def cropped(self, stored: Tensor, draws: np.ndarray | None) -> Tensor:
         """The square uint8 image (3, size_px, size_px); `draws` are three numbers in [0, 1), None = central."""
@@ -96,8 +99,8 @@ class PhotoDataset(Dataset[PhotoItem]):
     Args:
         paths: Image files.
         names: Unique name of each, as it appears in batches.
-        captions: Caption parts of each.
         transform: Crop, size and probabilities.
+        captions: Caption parts of each; None = empty captions.
         seed: Seed of the augmentation.
         stored: Results of `transform.stored` kept in memory, or None to decode at every access.
 
@@ -110,12 +113,13 @@ class PhotoDataset(Dataset[PhotoItem]):
         paths: Sequence[Path],
         *,
         names: Sequence[str],
-        captions: Sequence[PhotoCaption],
         transform: PhotoTransform,
+        captions: Sequence[PhotoCaption] | None = None,
         seed: int = 0,
-        stored: Sequence[Tensor] | None = None,
+        stored: Sequence[Tensor] | Tensor | None = None,
     ) -> None:
-        self.paths, self.names, self.captions = list(paths), list(names), list(captions)
+        self.paths, self.names = list(paths), list(names)
+        self.captions = [PhotoCaption()] * len(self.paths) if captions is None else list(captions)
         self.transform, self.seed = transform, seed
         self.moments: MomentsCache | None = None
         self._stored = stored
@@ -144,6 +148,21 @@ class PhotoDataset(Dataset[PhotoItem]):
             digest.update(f"{name!r} {state}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
+    def subset(self, indices: Sequence[int]) -> "PhotoDataset":
+        """The data set of some photos, numbered anew."""
+        if self._stored is None or isinstance(self._stored, Tensor):
+            stored = None if self._stored is None else self._stored[list(indices)]
+        else:
+            stored = [self._stored[index] for index in indices]
+        return PhotoDataset(
+            [self.paths[index] for index in indices],
+            names=[self.names[index] for index in indices],
+            transform=self.transform,
+            captions=[self.captions[index] for index in indices],
+            seed=self.seed,
+            stored=stored,
+        )
+
     def load(self, index: int, flip: bool = False) -> Tensor:
         """Image without augmentation except the given flip: float32 (3, size_px, size_px) in [0, 1]."""
         return self._image(index, draws=None, flip=flip)
@@ -165,8 +184,8 @@ class PhotoDataset(Dataset[PhotoItem]):
         return item
 
     def _mixed_caption(self, index: int, draws: np.ndarray) -> str:
-        with_colors = bool(draws[0] >= self.transform.drop_colors_prob)
-        with_subject = bool(draws[1] >= self.transform.drop_subject_prob)
+        with_colors = bool(draws[0] >= self.transform.caption_drop_colors_prob)
+        with_subject = bool(draws[1] >= self.transform.caption_drop_class_prob)
         return self.captions[index].text(with_subject=with_subject, with_colors=with_colors)
 
     def _image(self, index: int, *, draws: np.ndarray | None, flip: bool) -> Tensor:
@@ -176,6 +195,8 @@ class PhotoDataset(Dataset[PhotoItem]):
         return image.to(torch.float32) / 255.0
 
     def _stored_image(self, index: int) -> Tensor:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside a data set of {len(self)} photos")
         if self._stored is not None:
             return self._stored[index]
         for attempt in range(min(len(self), MAX_REPLACEMENTS)):
@@ -211,7 +232,9 @@ def readable(
             return error
 
     # Pillow and torch release the interpreter lock, so threads decode in parallel.
-    with ThreadPoolExecutor(max_workers=4) as pool:
+    # warnings.catch_warnings is not safe within threads; around them it silences Pillow's remarks on odd metadata.
+    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")
         results = list(zip(paths, pool.map(attempt, paths), strict=True))
     broken = [result for _, result in results if isinstance(result, UnreadableImage)]
     if broken:

@@ -4,22 +4,28 @@ import logging
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from datamodules.captions import CAPTIONS, PhotoCaption, class_caption, metadata_caption
-from datamodules.image_files import split_images
-from datamodules.photo_dataset import PhotoDataset, PhotoItem, PhotoTransform, readable
-from datamodules.step_sampler import StepBatchSampler
+from datamodules.captions import (
+    CAPTIONS,
+    PhotoCaption,
+    caption_parts,
+    class_caption,
+    class_folder,
+    metadata_captions,
+)
+from datamodules.image_files import split_folders, split_images
+from datamodules.photo_dataset import PhotoDataset, PhotoTransform, readable
+from datamodules.step_datamodule import StepDataModule, check_choice
 
 log = logging.getLogger(__name__)
 
 
-class PhotosDataModule(LightningDataModule):
+class PhotosDataModule(StepDataModule):
     """Photos of a folder with captions; see docs/data.md for the layouts.
 
     Batches hold `image` (B,3,H,W) float32 in [0,1], `caption` and `name` (lists of str) and `index` (B,) int64.
+    Files that cannot be read are skipped with a warning.
 
     Args:
         root: Folder of images.
@@ -31,7 +37,13 @@ class PhotosDataModule(LightningDataModule):
         flip_prob: Probability of a left-right flip in training.
         caption: One of `CAPTIONS`.
         caption_template: Text for a class folder, with {a_class} or {class}.
+        caption_drop_colors_prob: Probability that a training caption leaves out its colour names.
+        caption_drop_class_prob: Probability that a training caption is its colour names alone.
+        strip_grey_phrases: Remove phrases such as "black and white photo of" from the captions.
+        near_grey_min_chroma: Leave training photos out whose mean CIELAB chroma is below this; None keeps all.
+        blip: Hub id or local folder of a BLIP captioner, for caption="blip".
         image_cache: "none" decodes at every access, "memory" once.
+        cache_dir: Folder where colour names, chroma and BLIP captions are kept; None computes them in every run.
         max_pixels: Files with more pixels are skipped before decoding.
         val_batch_size: Samples per batch in evaluation; None = batch_size.
         timeout_s: Longest wait for a batch of a worker; 0 waits for ever.
@@ -52,158 +64,121 @@ class PhotosDataModule(LightningDataModule):
         flip_prob: float = 0.5,
         caption: str = "none",
         caption_template: str = "a photo of {a_class}",
+        caption_drop_colors_prob: float = 0.25,
+        caption_drop_class_prob: float = 0.25,
+        strip_grey_phrases: bool = False,
+        near_grey_min_chroma: float | None = None,
+        blip: str = "Salesforce/blip-image-captioning-base",
         image_cache: str = "none",
+        cache_dir: str | None = None,
         max_pixels: int = 64_000_000,
         val_batch_size: int | None = None,
         timeout_s: float = 0.0,
     ) -> None:
-        super().__init__()
-        _check_choice("crop", crop, ("center", "random"))
-        _check_choice("caption", caption, CAPTIONS)
-        _check_choice("image_cache", image_cache, ("none", "memory"))
-        self.root, self.size_px, self.batch_size, self.num_workers = root, size_px, batch_size, num_workers
-        self.seed, self.caption, self.caption_template = seed, caption, caption_template
-        self.image_cache, self.timeout_s = image_cache, timeout_s
-        self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
-        self.train_transform = PhotoTransform(size_px, crop=crop, flip_prob=flip_prob, max_pixels=max_pixels)
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            val_batch_size=val_batch_size,
+            timeout_s=timeout_s,
+        )
+        check_choice("crop", crop, ("center", "random"))
+        check_choice("caption", caption, CAPTIONS)
+        check_choice("image_cache", image_cache, ("none", "memory"))
+        self.root, self.caption, self.caption_template = Path(root), caption, caption_template
+        self.strip_grey_phrases, self.near_grey_min_chroma = strip_grey_phrases, near_grey_min_chroma
+        self.blip, self.image_cache, self.cache_dir = blip, image_cache, cache_dir
         self.eval_transform = PhotoTransform(size_px, max_pixels=max_pixels)
-        self.train_dataset: PhotoDataset | None = None
-        self.val_dataset: PhotoDataset | None = None
-        self.test_dataset: PhotoDataset | None = None
-        self._resumed: dict[str, int] | None = None
+        self.train_transform = PhotoTransform(
+            size_px,
+            crop=crop,
+            flip_prob=flip_prob,
+            max_pixels=max_pixels,
+            caption_drop_colors_prob=caption_drop_colors_prob,
+            caption_drop_class_prob=caption_drop_class_prob,
+        )
 
-    def setup(self, stage: str) -> None:
-        """Lists and checks the files of the splits that `stage` needs; what is there already stays.
+    def build_dataset(self, split: str) -> PhotoDataset:
+        """The readable photos of a split with their captions.
 
         Raises:
-            FileNotFoundError, NotADirectoryError, ValueError: If a needed split has no readable image.
+            FileNotFoundError, NotADirectoryError, ValueError: If there is no folder, image or caption to use.
         """
-        splits = split_images(Path(self.root))
-        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
-            if getattr(self, f"{split}_dataset") is None:
-                setattr(self, f"{split}_dataset", self._dataset(split, splits[split]))
-
-    def _dataset(self, split: str, paths: list[Path]) -> PhotoDataset:
         transform = self.train_transform if split == "train" else self.eval_transform
+        paths = split_images(self.root, split)
+        if not paths:
+            raise ValueError(
+                f"{str(self.root)!r} has no {split} split; add a folder {split}/ with images to it"
+            )
         keep = self.image_cache == "memory"
         found = readable(paths, transform=transform, keep=keep)
         if not found:
             raise ValueError(
-                f"no readable image is left in the {split} split of {self.root!r} ({len(paths)} files tried); "
-                "add images or set datamodule.root"
+                f"none of the {len(paths)} images in the {split} split of {str(self.root)!r} can be read; replace them or "
+                "set datamodule.root to another folder (the log lists each file with its reason)"
             )
-        root = Path(self.root)
-        stored = [image for _, image in found if image is not None]
-        return PhotoDataset(
+        dataset = PhotoDataset(
             [path for path, _ in found],
-            names=[path.relative_to(root).as_posix() for path, _ in found],
-            captions=self._captions([path for path, _ in found]),
+            names=[path.relative_to(self.root).as_posix() for path, _ in found],
             transform=transform,
             seed=self.seed,
-            stored=_stacked(stored) if keep else None,
+            stored=stacked([image for _, image in found if image is not None]) if keep else None,
         )
+        if split == "train" and self.near_grey_min_chroma is not None:
+            dataset = self._without_near_grey(dataset)
+        dataset.captions = self._captions(dataset)
+        return dataset
 
-    def _captions(self, paths: list[Path]) -> list[PhotoCaption]:
-        root, tables = Path(self.root), {}
-        if self.caption == "metadata":
-            return [PhotoCaption(metadata_caption(path, root, tables=tables)) for path in paths]
-        if self.caption == "folder":
-            return [PhotoCaption(self._class_caption(path, root)) for path in paths]
-        return [PhotoCaption() for _ in paths]
+    def _without_near_grey(self, dataset: PhotoDataset) -> PhotoDataset:
+        from datamodules.annotations import chroma
 
-    def _class_caption(self, path: Path, root: Path) -> str:
-        folders = path.relative_to(root).parts[:-1]
-        if folders and folders[0] in ("train", "val", "test"):
-            folders = folders[1:]
-        return class_caption(folders[-1], template=self.caption_template) if folders else ""
-
-    def train_dataloader(self) -> DataLoader[PhotoItem]:
-        """Batches of the whole run, from the first one that was not consumed yet.
-
-        Raises:
-            ValueError: Without trainer.max_steps, or if the run being resumed had other data or batch sizes.
-        """
-        trainer, dataset = self.trainer, self.train_dataset
-        if trainer is None or trainer.max_steps < 1:
-            raise ValueError(
-                "the order of training batches needs the length of the run; set trainer.max_steps above 0"
-            )
-        sampler = StepBatchSampler(
+        values = chroma(dataset, cache_dir=self.cache_dir)
+        kept = [index for index, value in enumerate(values) if value >= self.near_grey_min_chroma]
+        log.info(
+            "left out %d of %d photos with a mean chroma below %g",
+            len(dataset) - len(kept),
             len(dataset),
-            self.batch_size,
-            trainer.max_steps * trainer.accumulate_grad_batches,
-            self.seed,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            start_batch=self._start_batch(),
+            self.near_grey_min_chroma,
         )
-        return DataLoader(dataset, batch_sampler=sampler, **self._loader_options())
+        if not kept:
+            raise ValueError(
+                f"every training photo of {str(self.root)!r} has a mean chroma below {self.near_grey_min_chroma:g} (the "
+                f"largest is {max(values):.1f}); lower datamodule.near_grey_min_chroma"
+            )
+        return dataset.subset(kept)
 
-    def val_dataloader(self) -> DataLoader[PhotoItem]:
-        """The val split in order; every process reads all of it."""
-        return self._eval_loader(self.val_dataset)
+    def _captions(self, dataset: PhotoDataset) -> list[PhotoCaption]:
+        subjects, colors = [""] * len(dataset), [()] * len(dataset)
+        use_folders, use_colors = caption_parts(self.caption)
+        if self.caption == "metadata":
+            subjects = metadata_captions(dataset.paths, root=self.root)
+        elif self.caption == "blip":
+            from datamodules.blip import blip_captions
 
-    def test_dataloader(self) -> DataLoader[PhotoItem]:
-        """The test split in order; every process reads all of it."""
-        return self._eval_loader(self.test_dataset)
+            subjects = blip_captions(dataset, model=self.blip, cache_dir=self.cache_dir)
+        elif use_folders:
+            subjects = self._class_captions(dataset)
+        if self.strip_grey_phrases:
+            from color.names import strip_grey_phrases
 
-    def predict_dataloader(self) -> DataLoader[PhotoItem]:
-        """The test split in order; every process reads all of it."""
-        return self._eval_loader(self.test_dataset)
+            subjects = [strip_grey_phrases(subject) for subject in subjects]
+        if use_colors:
+            from datamodules.annotations import color_names
 
-    def _eval_loader(self, dataset: PhotoDataset) -> DataLoader[PhotoItem]:
-        return DataLoader(dataset, batch_size=self.val_batch_size, shuffle=False, **self._loader_options())
+            colors = color_names(dataset, cache_dir=self.cache_dir)
+        return [PhotoCaption(subject, tuple(names)) for subject, names in zip(subjects, colors, strict=True)]
 
-    def _loader_options(self) -> dict[str, object]:
-        return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "timeout": self.timeout_s if self.num_workers > 0 else 0.0,
-            "pin_memory": torch.cuda.is_available(),
-        }
-
-    def state_dict(self) -> dict[str, int]:
-        """Position in the order of training batches: plain ints, stored in Lightning's checkpoint.
-
-        `processed` is the counter that is right wherever a checkpoint is written: in on_train_batch_end `ready` and
-        `started` equal it but `completed` still lags by one, and after an exception within a step `ready` is one ahead.
-        """
-        if self.trainer is None or self.train_dataset is None:
-            return {}
-        return {
-            "num_batches": int(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed),
-            **self._order(),
-        }
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Keeps the position for the next `train_dataloader`, which checks that data and batch size are the same."""
-        self._resumed = dict(state_dict)
-
-    def _order(self) -> dict[str, int]:
-        """What the order of samples depends on."""
-        return {
-            "seed": self.seed,
-            "num_samples": len(self.train_dataset),
-            "global_batch_size": self.batch_size * self.trainer.world_size,
-        }
-
-    def _start_batch(self) -> int:
-        if not self._resumed:
-            return 0
-        for key, value in self._order().items():
-            if self._resumed[key] != value:
-                raise ValueError(
-                    f"the checkpoint was trained with {key}={self._resumed[key]} but this run has {value}, so its order of "
-                    "samples can't be continued; resume with the same data, seed and batch size, or start a new run"
-                )
-        return self._resumed["num_batches"]
+    def _class_captions(self, dataset: PhotoDataset) -> list[str]:
+        splits = split_folders(self.root)
+        folders = [class_folder(path, root=self.root, splits=splits) for path in dataset.paths]
+        if not any(folders):
+            raise ValueError(
+                f"datamodule.caption={self.caption} takes captions from class folders, but the images of "
+                f"{str(self.root)!r} lie in none; sort them into folders or set datamodule.caption=colors or none"
+            )
+        return [class_caption(folder, template=self.caption_template) for folder in folders]
 
 
-def _check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"datamodule.{key} is {value!r}; expected one of {', '.join(allowed)}")
-
-
-def _stacked(images: list[Tensor]) -> Tensor | list[Tensor]:
+def stacked(images: list[Tensor]) -> Tensor | list[Tensor]:
     """One tensor if all shapes agree: thousands of small ones cost more memory and slow down forked workers."""
     return torch.stack(images) if len({image.shape for image in images}) == 1 else images

@@ -1,0 +1,163 @@
+"""The part all step-counted data modules share: loaders, the position in the run, resuming."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from datamodules.photo_dataset import PhotoDataset
+from datamodules.step_sampler import StepBatchSampler
+
+_SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",)}
+
+
+class StepDataModule(LightningDataModule):
+    """Training batches as a pure function of (seed, batch number), evaluation in order; subclasses build the splits.
+
+    Args:
+        batch_size: Samples per process and batch.
+        num_workers: Loader processes; 0 loads in the main process.
+        seed: Non-negative seed of the order and of the augmentation.
+        val_batch_size: Samples per batch in evaluation; None = batch_size.
+        timeout_s: Longest wait for a batch of a worker; 0 waits for ever.
+
+    Attributes:
+        train_dataset, val_dataset, test_dataset: The splits, None before `setup`.
+    """
+
+    def __init__(
+        self, *, batch_size: int, num_workers: int, seed: int, val_batch_size: int | None, timeout_s: float
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.num_workers, self.seed, self.timeout_s = (
+            batch_size,
+            num_workers,
+            seed,
+            timeout_s,
+        )
+        self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
+        for key in ("batch_size", "val_batch_size"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"datamodule.{key} is {getattr(self, key)}; expected at least 1")
+        if seed < 0:
+            raise ValueError(f"datamodule.seed is {seed}; expected 0 or more")
+        self.train_dataset: PhotoDataset | None = None
+        self.val_dataset: PhotoDataset | None = None
+        self.test_dataset: PhotoDataset | None = None
+        self._resumed: dict[str, int] | None = None
+
+    def build_dataset(self, split: str) -> PhotoDataset:
+        """The data set of "train", "val" or "test"."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        """Builds the splits that `stage` (fit, validate, test, predict) needs and that are not there yet."""
+        for split in _SPLITS_OF_STAGE.get(stage, ("test",)):
+            if getattr(self, f"{split}_dataset") is None:
+                setattr(self, f"{split}_dataset", self.build_dataset(split))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of the whole run, from the first one that was not consumed yet.
+
+        Raises:
+            ValueError: Without trainer.max_steps, or if the run being resumed had other data or batch sizes.
+        """
+        trainer = self.trainer
+        if trainer is None or trainer.max_steps < 1:
+            raise ValueError(
+                "the order of training batches needs the length of the run; set trainer.max_steps above 0"
+            )
+        sampler = StepBatchSampler(
+            len(_built(self.train_dataset)),
+            self.batch_size,
+            trainer.max_steps * trainer.accumulate_grad_batches,
+            self.seed,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            start_batch=self._start_batch(),
+        )
+        return DataLoader(_built(self.train_dataset), batch_sampler=sampler, **self._loader_options())
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The val split in order; every process reads all of it, so that no sample counts twice or is left out."""
+        return self._eval_loader(self.val_dataset)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The test split in order; every process reads all of it."""
+        return self._eval_loader(self.test_dataset)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The test split in order; every process reads all of it."""
+        return self._eval_loader(self.test_dataset)
+
+    def state_dict(self) -> dict[str, int]:
+        """Position in the order of training batches: plain ints, stored in Lightning's checkpoint.
+
+        `processed` is the counter that is right wherever a checkpoint is written: in on_train_batch_end `ready` and
+        `started` equal it but `completed` lags by one, and after an exception within a step `ready` is one ahead.
+        """
+        if self.trainer is None or self.train_dataset is None:
+            return {}
+        return {
+            "num_batches": int(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed),
+            **self._order(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Keeps the position for `train_dataloader`, which checks that data, seed and batch size are the same.
+
+        Lightning calls this after `setup` and before `train_dataloader`, and also to test a checkpoint: there
+        another data set is fine, so nothing is checked here.
+        """
+        self._resumed = dict(state_dict)
+
+    def _eval_loader(self, dataset: PhotoDataset | None) -> DataLoader[Any]:
+        return DataLoader(_built(dataset), batch_size=self.val_batch_size, **self._loader_options())
+
+    def _loader_options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "timeout": self.timeout_s if self.num_workers > 0 else 0.0,
+            "pin_memory": torch.cuda.is_available(),
+            # Without its own generator a loader draws a seed from the global one, so a resumed run would differ there.
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
+    def _order(self) -> dict[str, int]:
+        """What the order of samples depends on."""
+        return {
+            "seed": self.seed,
+            "num_samples": len(_built(self.train_dataset)),
+            "global_batch_size": self.batch_size * self.trainer.world_size,
+        }
+
+    def _start_batch(self) -> int:
+        done = int(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+        if not self._resumed:
+            if done and self.trainer.ckpt_path:
+                raise ValueError(
+                    "the checkpoint holds no data position of this kind of datamodule, so its order of samples can't be "
+                    "continued; resume with the datamodule it was trained with, or start a new run"
+                )
+            return done
+        for key, value in self._order().items():
+            if self._resumed.get(key) != value:
+                raise ValueError(
+                    f"the checkpoint was trained with {key}={self._resumed.get(key)} but this run has {value}, so its "
+                    "order of samples can't be continued; resume with the same data, seed and batch size (per process "
+                    "times processes), or start a new run"
+                )
+        return self._resumed["num_batches"]
+
+
+def _built(dataset: PhotoDataset | None) -> PhotoDataset:
+    assert dataset is not None, "setup(stage) comes before the loaders"
+    return dataset
+
+
+def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises ValueError naming datamodule.`key` if `value` is not one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"datamodule.{key} is {value!r}; expected one of {', '.join(allowed)}")
