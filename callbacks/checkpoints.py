@@ -48,6 +48,9 @@ class LastCheckpoint(Checkpoint):
         self._batch_start_step = 0
         self._updating = False
         self._save_failed = False
+        self._stopped_in: str | None = None
+        self._logger_step = 0
+        self._restored = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the disk before the first step costs anything."""
@@ -61,6 +64,9 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Remembers the step, to see at the end whether this batch completed one."""
         self._batch_start_step = trainer.global_step
+        if self._restored:  # Lightning's own restored value is one too high after some of its save points
+            trainer.fit_loop.epoch_loop._batches_that_stepped = self._logger_step
+            self._restored = False
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -74,6 +80,9 @@ class LastCheckpoint(Checkpoint):
         """Saves if a step was completed and is due."""
         self._updating = False
         stepped = trainer.global_step != self._batch_start_step
+        self._logger_step = trainer.fit_loop.epoch_loop._batches_that_stepped + (
+            not trainer.fit_loop._should_accumulate()
+        )
         if stepped and trainer.global_step % self.every_n_steps == 0 and not _validation_follows(trainer):
             self._save(trainer)
 
@@ -97,10 +106,29 @@ class LastCheckpoint(Checkpoint):
         if self._updating or completed % trainer.accumulate_grad_batches:
             logger.warning("Stopped inside step %d; %s stays at step %d.", *self._where(trainer))
             return
+        self._stopped_in = "validation" if trainer.validating else "batch"
         try:
             self._save(trainer)
         except OSError as error:
             logger.error("%s", error)
+        finally:
+            self._stopped_in = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Makes Lightning's counters of an interrupted run point to the start of what was interrupted."""
+        if self._stopped_in is not None:
+            _rewind_loops(checkpoint["loops"]["fit_loop"], in_validation=self._stopped_in == "validation")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step under which Lightning's loggers file the next batch."""
+        return {"logger_step": self._logger_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the logger's step; the first batch sets it."""
+        self._logger_step = int(state_dict["logger_step"])
+        self._restored = True
 
     def _where(self, trainer: Trainer) -> tuple[int, Path, int]:
         return trainer.global_step, _folder(self.folder, trainer) / self.filename, self._saved_step
@@ -215,6 +243,22 @@ def _validation_follows(trainer: Trainer) -> bool:
     """Whether Lightning validates directly after the current training batch."""
     loop = trainer.fit_loop.epoch_loop
     return trainer.enable_validation and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+
+
+def _rewind_loops(state: dict[str, Any], in_validation: bool) -> None:
+    """Drops the started but unfinished batch from the saved loop counters, in place.
+
+    Lightning 2.6.6 resets the current counters on restart but not the totals, so that later validations come one
+    batch early, and it repeats an interrupted validation with as many batches missing as had been done (measured).
+    """
+    progress = state["epoch_loop.batch_progress"]
+    for counters in (progress["total"], progress["current"]):
+        counters.update(dict.fromkeys(("ready", "started", "processed"), counters["completed"]))
+    if in_validation:  # one batch started, none done: Lightning then runs the validation before it trains on
+        progress = state["epoch_loop.val_loop.batch_progress"]
+        progress["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+        progress["current"] = dict.fromkeys(progress["current"], 0)
+        progress["is_last_batch"] = False
 
 
 def _estimated_bytes(module: LightningModule) -> int:

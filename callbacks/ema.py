@@ -89,6 +89,9 @@ class EMA(Callback):
             )
         start = self._average or trainable
         self._average = {name: _as_average(start[name], trainable[name]) for name in trainable}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes the step, which Lightning restores only after `on_fit_start`."""
         self._last_step = trainer.global_step
 
     def on_train_batch_end(

@@ -1,0 +1,171 @@
+"""Checkpoint files: atomic, checked, and never code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from callbacks.checkpoint_io import AtomicCheckpointIO, check_disk_space, read_checkpoint
+
+ROOT = Path(__file__).parents[2]
+SAVE = "from callbacks.checkpoint_io import AtomicCheckpointIO; import torch, sys; path = sys.argv[1]\n"
+
+
+def child(code: str, *arguments: object, **options) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SAVE + code, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_round_trip_leaves_the_file_and_its_sum_alone(tmp_path):
+    path = tmp_path / "new" / "last.ckpt"
+    for value in (1.0, 2.0):
+        AtomicCheckpointIO().save_checkpoint({"x": torch.full((3,), value), "step": 5}, path)
+    loaded = AtomicCheckpointIO().load_checkpoint(path)
+    assert loaded["step"] == 5
+    assert torch.equal(loaded["x"], torch.full((3,), 2.0))
+    assert sorted(p.name for p in path.parent.iterdir()) == ["last.ckpt", "last.ckpt.sha256"]
+    check = subprocess.run(
+        ["sha256sum", "-c", "last.ckpt.sha256"], cwd=path.parent, capture_output=True, check=False
+    )
+    assert check.returncode == 0
+    AtomicCheckpointIO().remove_checkpoint(path)
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_damage_is_one_sentence_with_the_file_name(tmp_path, damage):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"x": torch.zeros(100)}, path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data if damage == "flip" else data[:-10])
+    with pytest.raises(ValueError, match=r"Checkpoint .*last.ckpt is damaged: its SHA-256 differs"):
+        read_checkpoint(path)
+
+
+def test_a_file_without_a_sum_loads_with_a_warning(tmp_path, caplog):
+    path = tmp_path / "alone.ckpt"
+    torch.save({"x": 1}, path)
+    assert read_checkpoint(path) == {"x": 1}
+    assert "no .sha256 file" in caplog.text
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="alone.ckpt cannot be read"):
+        read_checkpoint(path)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    path = tmp_path / "hostile.ckpt"
+    torch.save({"x": Payload()}, path, pickle_module=pickle)
+    with pytest.raises(ValueError, match="more than tensors and plain values"):
+        read_checkpoint(path)
+    with pytest.raises(ValueError, match="weights_only=False"):
+        AtomicCheckpointIO().load_checkpoint(path, weights_only=False)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none.ckpt does not exist"):
+        read_checkpoint(tmp_path / "none.ckpt")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+def test_a_file_size_limit_keeps_the_previous_checkpoint(tmp_path):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"x": torch.ones(3)}, path)
+    before = path.read_bytes()
+    process = child(
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        "AtomicCheckpointIO().save_checkpoint({'x': torch.zeros(100_000)}, path)",
+        path,
+    )
+    message = process.communicate(timeout=60)[1].splitlines()[-1]
+    assert process.returncode == 1
+    assert "OSError" in message
+    assert f"{path} was not written (File too large)" in message
+    assert "needs 40" in message  # 400 000 bytes of zeros and the zip's own
+    assert "bytes are free" in message
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "last.ckpt.sha256"]
+    assert torch.equal(read_checkpoint(path)["x"], torch.ones(3))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_names_path_and_bytes(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"x": 1}, path)
+    real = open
+    monkeypatch.setattr(
+        "builtins.open", lambda p, *a, **k: real("/dev/full" if str(p).endswith("tmp") else p, *a, **k)
+    )
+    with pytest.raises(
+        OSError, match=r"last.ckpt was not written \(No space left on device\): it needs \d+ bytes"
+    ):
+        AtomicCheckpointIO().save_checkpoint({"x": torch.zeros(1000)}, path)
+    monkeypatch.undo()
+    assert read_checkpoint(path) == {"x": 1}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_kill_at_any_moment_of_saving_leaves_a_readable_checkpoint(tmp_path):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"x": torch.full((300_000,), -1.0)}, path)
+    process = child(
+        "import itertools\n"
+        "for n in itertools.count(): AtomicCheckpointIO().save_checkpoint({'x': torch.full((300_000,), float(n))}, path)",
+        path,
+    )
+    first = path.stat().st_ino
+    while path.stat().st_ino == first:
+        assert process.poll() is None
+        time.sleep(0.01)
+    for delay in (0.002, 0.007, 0.013, 0.029):
+        # stop and go freezes the writer at four moments; the fifth is the kill
+        process.send_signal(signal.SIGSTOP)
+        value = read_checkpoint(path)["x"]
+        assert torch.equal(value, value[:1].expand_as(value))
+        process.send_signal(signal.SIGCONT)
+        time.sleep(delay)
+    process.kill()
+    process.communicate()
+    value = read_checkpoint(path)["x"]
+    assert torch.equal(value, value[:1].expand_as(value))
+    AtomicCheckpointIO().save_checkpoint({"x": 1}, path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "last.ckpt.sha256"]
+
+
+@pytest.mark.parametrize("name", ["sidecar", "checkpoint"])
+def test_a_stop_between_the_renames_leaves_a_valid_pair(tmp_path, monkeypatch, name):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"x": 1}, path)
+    replace, calls = os.replace, []
+
+    def stop(source, target):
+        calls.append(target)
+        if len(calls) == {"sidecar": 2, "checkpoint": 3}[name]:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        AtomicCheckpointIO().save_checkpoint({"x": 2}, path)
+    monkeypatch.undo()
+    assert read_checkpoint(path) == {"x": 1 if name == "sidecar" else 2}
+
+
+def test_disk_space_is_checked_on_the_nearest_parent(tmp_path):
+    check_disk_space(tmp_path / "not" / "yet", 1)
+    with pytest.raises(OSError, match=r"need about \d+ bytes, but \d+ bytes are free; free some space"):
+        check_disk_space(tmp_path / "not" / "yet", 10**18)
