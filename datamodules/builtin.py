@@ -27,7 +27,8 @@ PHOTOS = {
 # Photos are first brought to this short side, so that crops of all photos show things at like scales.
 SHORT_SIDE_PX = 400
 TRAIN_SHARE = 0.75
-CROP_SCALES = (1.0, 0.7, 0.5, 0.35)
+TRAIN_SCALES = (1.0, 0.7, 0.5, 0.35)
+EVAL_SCALES = (1.0, 0.7)
 CAPTIONS = ("none", "folder", "colors", "folder_colors")
 
 
@@ -57,19 +58,26 @@ def split_region(height: int, width: int, split: str) -> Region:
     return Region(middle, border, height - middle, width - border)
 
 
-def crop_boxes(region: Region) -> list[Region]:
-    """Overlapping square crops that cover a region at several scales, large ones first; neighbours share about 3/4."""
+def crop_boxes(region: Region, *, scales: tuple[float, ...], overlap: float) -> list[Region]:
+    """Square crops that cover a region, large ones first.
+
+    Args:
+        region: Where they lie.
+        scales: Sides as shares of the region's short side.
+        overlap: Share of its side that a crop has in common with the next, at least.
+    """
     boxes: list[Region] = []
-    for scale in CROP_SCALES:
+    for scale in scales:
         side = int(min(region.height, region.width) * scale)
-        tops, lefts = _starts(region.height, side), _starts(region.width, side)
+        stride = max(1, int(side * (1 - overlap)))
+        tops, lefts = _starts(region.height - side, stride), _starts(region.width - side, stride)
         boxes += [Region(region.top + top, region.left + left, side, side) for top in tops for left in lefts]
     return boxes
 
 
-def _starts(length: int, side: int) -> list[int]:
-    num_steps = -(-(length - side) // max(1, side // 4))
-    return [round(step * (length - side) / max(1, num_steps)) for step in range(num_steps + 1)]
+def _starts(length: int, stride: int) -> list[int]:
+    num_steps = -(-length // stride)
+    return [round(step * length / max(1, num_steps)) for step in range(num_steps + 1)]
 
 
 class BuiltinPhotosDataModule(StepDataModule):
@@ -164,7 +172,8 @@ class BuiltinPhotosDataModule(StepDataModule):
         image = resize(image, round(height * factor), round(width * factor))
         size_px = self.transform.size_px
         crops = []
-        for box in crop_boxes(split_region(*image.shape[-2:], split)):
+        scales, overlap = (TRAIN_SCALES, 0.75) if split == "train" else (EVAL_SCALES, 0.5)
+        for box in crop_boxes(split_region(*image.shape[-2:], split), scales=scales, overlap=overlap):
             square = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
             crops.append((box, resize(square, size_px, size_px)))
         return crops

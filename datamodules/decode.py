@@ -10,7 +10,6 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-
 _limit_lock = threading.Lock()
 
 
