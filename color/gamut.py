@@ -54,8 +54,6 @@ def _largest_inside(star: Tensor, chroma: Tensor, num_bisections: int) -> Tensor
     high = torch.ones_like(star)
     for _ in range(num_bisections):
         middle = (low + high) / 2.0
-        inside = _in_gamut(
-            lab_to_linear_rgb(torch.cat([star, middle * chroma], dim=1))
-        )[:, None]
+        inside = _in_gamut(lab_to_linear_rgb(torch.cat([star, middle * chroma], dim=1)))[:, None]
         low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
     return lab_to_linear_rgb(torch.cat([star, low * chroma], dim=1))[:, :, 0, 0]

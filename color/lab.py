@@ -42,8 +42,7 @@ def rgb_to_lab(image: Tensor) -> Tensor:
     """
     linear = rgb_to_linear_rgb(_working(image, channels=3))
     fx, fy, fz = (
-        _f(channel / white)
-        for channel, white in zip(_mix(linear, _XYZ_FROM_RGB), _WHITE, strict=True)
+        _f(channel / white) for channel, white in zip(_mix(linear, _XYZ_FROM_RGB), _WHITE, strict=True)
     )
     return torch.cat([116.0 * fy - 16.0, 500.0 * (fx - fy), 200.0 * (fy - fz)], dim=1)
 
@@ -69,9 +68,7 @@ def lab_to_linear_rgb(lab: Tensor) -> Tensor:
     fy = (lightness_star + 16.0) / 116.0
     # A negative Z has no colour; scikit-image and kornia clamp it in the same place.
     fs = (fy + a / 500.0, fy, (fy - b / 200.0).clamp(min=0.0))
-    xyz = torch.cat(
-        [_f_inverse(f) * white for f, white in zip(fs, _WHITE, strict=True)], dim=1
-    )
+    xyz = torch.cat([_f_inverse(f) * white for f, white in zip(fs, _WHITE, strict=True)], dim=1)
     return torch.cat(_mix(xyz, _RGB_FROM_XYZ), dim=1)
 
 
@@ -125,9 +122,7 @@ def _working(tensor: Tensor, *, channels: int) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _mix(
-    channels: Tensor, matrix: tuple[tuple[float, float, float], ...]
-) -> list[Tensor]:
+def _mix(channels: Tensor, matrix: tuple[tuple[float, float, float], ...]) -> list[Tensor]:
     """Returns one (B, 1, H, W) tensor per matrix row."""
     first, second, third = channels.split(1, dim=1)
     return [first * row[0] + second * row[1] + third * row[2] for row in matrix]

@@ -75,9 +75,7 @@ _GREY_PHRASES = tuple(
 )
 
 
-def name_colors(
-    image: Tensor, *, max_names: int = 3, min_share: float = 0.08
-) -> list[str]:
+def name_colors(image: Tensor, *, max_names: int = 3, min_share: float = 0.08) -> list[str]:
     """Returns the picture's dominant colour names: chromatic ones first, each group by prominence.
 
     Prominence of a chromatic name is the sum of its pixels' chroma, of a neutral one its number of pixels.
@@ -107,18 +105,14 @@ def name_colors(
     index = _name_index(star, chroma, torch.rad2deg(torch.atan2(b, a)) % 360.0)
     count = torch.bincount(index, minlength=len(COLOR_NAMES)).double()
     colour = torch.bincount(index, weights=chroma, minlength=len(COLOR_NAMES)).double()
-    chromatic = torch.arange(len(COLOR_NAMES), device=index.device) < len(
-        _CHROMATIC_NAMES
-    )
+    chromatic = torch.arange(len(COLOR_NAMES), device=index.device) < len(_CHROMATIC_NAMES)
     # No picture has as many neutral pixels as the offset that sorts neutral names behind every chromatic one.
     prominence = torch.where(chromatic, colour + 1e12, count)
     prominence = prominence.masked_fill(count < min_share * index.numel(), -1.0)
     values, order = prominence.sort(descending=True, stable=True)
-    return [
-        COLOR_NAMES[i]
-        for i, value in zip(order.tolist(), values.tolist(), strict=True)
-        if value >= 0
-    ][:max_names]
+    return [COLOR_NAMES[i] for i, value in zip(order.tolist(), values.tolist(), strict=True) if value >= 0][
+        :max_names
+    ]
 
 
 def hue_of(name: str) -> float:
@@ -163,9 +157,7 @@ def strip_grey_phrases(caption: str) -> str:
 def _name_index(star: Tensor, chroma: Tensor, hue: Tensor) -> Tensor:
     """Index into COLOR_NAMES for pixels (N,) of lightness L*, chroma and hue angle in degrees."""
     position = {name: i for i, name in enumerate(COLOR_NAMES)}
-    borders = torch.tensor(
-        [degrees for _, degrees in _SECTORS[1:]], device=hue.device, dtype=hue.dtype
-    )
+    borders = torch.tensor([degrees for _, degrees in _SECTORS[1:]], device=hue.device, dtype=hue.dtype)
     names = torch.tensor([position[name] for name, _ in _SECTORS], device=hue.device)
     index = names[torch.bucketize(hue, borders, right=True)]
 
@@ -179,9 +171,7 @@ def _name_index(star: Tensor, chroma: Tensor, hue: Tensor) -> Tensor:
     )
     assign(
         "pink",
-        (star > 65)
-        & (chroma < 48)
-        & ((hue >= 16) & (hue < 36) | (hue >= 318) & (hue < 338)),
+        (star > 65) & (chroma < 48) & ((hue >= 16) & (hue < 36) | (hue >= 318) & (hue < 338)),
     )
     neutral = chroma < torch.where(star < 20, _DARK_GREY_BELOW, _GREY_BELOW)
     assign("grey", neutral)

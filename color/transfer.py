@@ -73,21 +73,15 @@ def transfer_chroma(
     colored = colored.to(photo.device, torch.float32).clamp(0.0, 1.0)[None]
     if colored.shape[-2] >= height and colored.shape[-1] >= width:
         colored = _resize(colored, (height, width))
-        return _assemble(
-            photo, lambda rows, star: rgb_to_lab(colored[..., rows, :])[:, 1:], strip_px
-        )
+        return _assemble(photo, lambda rows, star: rgb_to_lab(colored[..., rows, :])[:, 1:], strip_px)
 
-    star = torch.cat(
-        [_strip_lightness(photo, rows) for rows in _strips(height, strip_px)], dim=-2
-    )
+    star = torch.cat([_strip_lightness(photo, rows) for rows in _strips(height, strip_px)], dim=-2)
     size = guide_size((height, width), min(guide_px, *colored.shape[-2:]))
     coefficients = _linear_coefficients(
         _resize(star, size), _resize(rgb_to_lab(colored)[:, 1:], size), radius, eps
     )
     # Columns are interpolated once; rows strip by strip at their absolute position, so that strips join exactly.
-    columns = F.interpolate(
-        coefficients, size=(size[0], width), mode="bilinear", align_corners=False
-    )
+    columns = F.interpolate(coefficients, size=(size[0], width), mode="bilinear", align_corners=False)
 
     def chroma_at(rows: slice, star_strip: Tensor) -> Tensor:
         slope, offset = _interpolated_rows(columns, rows, height).chunk(2, dim=1)
@@ -102,9 +96,7 @@ def guide_size(photo_size: tuple[int, int], short_px: int) -> tuple[int, int]:
     return max(1, round(photo_size[0] * scale)), max(1, round(photo_size[1] * scale))
 
 
-def _linear_coefficients(
-    guide: Tensor, chroma: Tensor, radius: int, eps: float
-) -> Tensor:
+def _linear_coefficients(guide: Tensor, chroma: Tensor, radius: int, eps: float) -> Tensor:
     """Slope and offset (1, 2 + 2, h, w) of ab over the guide (1, 1, h, w).
 
     The slope is the guided filter's, averaged over windows (eq. 5 and 8); the offset makes the model exact at every
@@ -126,39 +118,28 @@ def _box_mean(tensor: Tensor, radius: int) -> Tensor:
         ((2 * radius + 1, 1), (radius, 0)),
         ((1, 2 * radius + 1), (0, radius)),
     ):
-        tensor = F.avg_pool2d(
-            tensor, kernel, stride=1, padding=padding, count_include_pad=False
-        )
+        tensor = F.avg_pool2d(tensor, kernel, stride=1, padding=padding, count_include_pad=False)
     return tensor
 
 
 def _resize(tensor: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(tensor.shape[-2:]) == tuple(size):
         return tensor
-    return F.interpolate(
-        tensor, size=size, mode="bilinear", align_corners=False, antialias=True
-    )
+    return F.interpolate(tensor, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _interpolated_rows(columns: Tensor, rows: slice, height: int) -> Tensor:
     """Rows of the bilinear (align_corners=False) enlargement of columns (1, C, h, W) to `height` rows."""
     last = columns.shape[-2] - 1
-    row = torch.arange(
-        rows.start, rows.stop, device=columns.device, dtype=torch.float64
-    )
+    row = torch.arange(rows.start, rows.stop, device=columns.device, dtype=torch.float64)
     position = ((row + 0.5) * ((last + 1) / height) - 0.5).clamp(0.0, last)
     upper = position.floor().long()
     weight = (position - upper).to(columns.dtype)[:, None]
-    return torch.lerp(
-        columns[..., upper, :], columns[..., (upper + 1).clamp(max=last), :], weight
-    )
+    return torch.lerp(columns[..., upper, :], columns[..., (upper + 1).clamp(max=last), :], weight)
 
 
 def _strips(height: int, strip_px: int) -> list[slice]:
-    return [
-        slice(start, min(start + strip_px, height))
-        for start in range(0, height, strip_px)
-    ]
+    return [slice(start, min(start + strip_px, height)) for start in range(0, height, strip_px)]
 
 
 def _strip_lightness(photo: Tensor, rows: slice) -> Tensor:
@@ -209,6 +190,4 @@ def _check(
                 f"chroma transfer got {name}={value}, expected at least {least}; leave it at its default"
             )
     if eps <= 0:
-        raise ValueError(
-            f"chroma transfer got eps={eps}, expected a variance above 0; the default is 3e-4"
-        )
+        raise ValueError(f"chroma transfer got eps={eps}, expected a variance above 0; the default is 3e-4")

@@ -61,9 +61,7 @@ def test_photos_are_named_as_one_sees_them():
 def test_a_colour_of_the_hue_of_a_name_has_that_name(name):
     star, chroma = {"brown": (40.0, 35.0), "pink": (70.0, 35.0)}.get(name, (60.0, 35.0))
     hue = torch.deg2rad(torch.tensor(hue_of(name)))
-    lab = torch.stack(
-        [torch.tensor(star), chroma * hue.cos(), chroma * hue.sin()]
-    ).view(1, 3, 1, 1)
+    lab = torch.stack([torch.tensor(star), chroma * hue.cos(), chroma * hue.sin()]).view(1, 3, 1, 1)
     assert name_colors(lab_to_rgb(lab)[0].clamp(0, 1)) == [name]
 
 
@@ -73,11 +71,11 @@ def test_neutral_names_have_no_hue():
 
 
 def test_mean_chroma_is_zero_for_grey_and_follows_saturation():
-    images = torch.stack(
-        [photo("astronaut"), photo("astronaut").mean(0, keepdim=True).expand(3, -1, -1)]
-    )
+    images = torch.stack([photo("astronaut"), photo("astronaut").mean(0, keepdim=True).expand(3, -1, -1)])
     values = mean_chroma(images)
-    assert values.shape == (2,) and values[0] > 15 and values[1] < 0.1
+    assert values.shape == (2,)
+    assert values[0] > 15
+    assert values[1] < 0.1
     torch.testing.assert_close(mean_chroma(images[0]), values[0])
     assert mean_chroma(grey_image(torch.rand(1, 1, 4, 4))).item() < 0.1
 

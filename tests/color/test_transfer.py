@@ -20,9 +20,7 @@ from color.transfer import (
 def photo_and_small(size_px: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     photo = torch.from_numpy(data.coffee()).permute(2, 0, 1).contiguous()
     size = guide_size(tuple(photo.shape[-2:]), size_px)
-    return photo, F.interpolate(
-        photo[None] / 255.0, size=size, mode="bilinear", antialias=True
-    )[0]
+    return photo, F.interpolate(photo[None] / 255.0, size=size, mode="bilinear", antialias=True)[0]
 
 
 def lab_of(picture: torch.Tensor) -> torch.Tensor:
@@ -32,16 +30,15 @@ def lab_of(picture: torch.Tensor) -> torch.Tensor:
 def test_lightness_of_the_photo_is_kept_after_8_bit():
     photo, small = photo_and_small()
     result = transfer_chroma(photo, small)
-    assert result.shape == photo.shape and result.dtype == torch.uint8
+    assert result.shape == photo.shape
+    assert result.dtype == torch.uint8
     assert (lab_of(result)[0] - lab_of(photo)[0]).abs().mean() <= 0.3
 
 
 def test_lightness_is_kept_whatever_the_chroma():
     photo, small = photo_and_small()
     noise = torch.rand(small.shape, generator=torch.Generator().manual_seed(0))
-    assert (
-        lab_of(transfer_chroma(photo, noise))[0] - lab_of(photo)[0]
-    ).abs().mean() <= 0.3
+    assert (lab_of(transfer_chroma(photo, noise))[0] - lab_of(photo)[0]).abs().mean() <= 0.3
 
 
 @pytest.mark.parametrize("size_px", [64, 400])
@@ -62,16 +59,10 @@ def test_equal_size_takes_ab_over_exactly():
 
 def test_real_photo_beats_bilinear_chroma():
     photo, small = photo_and_small()
-    bilinear = F.interpolate(
-        small[None], size=photo.shape[-2:], mode="bilinear", align_corners=False
-    )[0]
+    bilinear = F.interpolate(small[None], size=photo.shape[-2:], mode="bilinear", align_corners=False)[0]
     truth = lab_of(photo)[1:]
-    error_guided = (
-        (lab_of(transfer_chroma(photo, small))[1:] - truth).norm(dim=0).mean()
-    )
-    error_bilinear = (
-        (lab_of(transfer_chroma(photo, bilinear))[1:] - truth).norm(dim=0).mean()
-    )
+    error_guided = (lab_of(transfer_chroma(photo, small))[1:] - truth).norm(dim=0).mean()
+    error_bilinear = (lab_of(transfer_chroma(photo, bilinear))[1:] - truth).norm(dim=0).mean()
     assert error_guided < 0.93 * error_bilinear
 
 
@@ -82,15 +73,12 @@ def test_two_colours_do_not_bleed_over_their_edge():
     lab[0, :, right] = torch.tensor([45.0, -8.0, -25.0])[:, None]
     image = lab_to_rgb(lab)[0]
     photo = (image * 255).round().byte()
-    small = F.interpolate(image[None], size=(32, 32), mode="bilinear", antialias=True)[
-        0
-    ]
+    small = F.interpolate(image[None], size=(32, 32), mode="bilinear", antialias=True)[0]
     bilinear = F.interpolate(small[None], size=(256, 256), mode="bilinear")[0]
     guided = (lab_of(transfer_chroma(photo, small))[1:] - lab[0, 1:]).norm(dim=0)
     plain = (lab_of(transfer_chroma(photo, bilinear))[1:] - lab[0, 1:]).norm(dim=0)
     near = (
-        F.max_pool2d(right[None].float(), 17, 1, 8)[0]
-        + F.max_pool2d(1 - right[None].float(), 17, 1, 8)[0]
+        F.max_pool2d(right[None].float(), 17, 1, 8)[0] + F.max_pool2d(1 - right[None].float(), 17, 1, 8)[0]
         > 1.5
     )
     assert guided[near].mean() < 0.35 * plain[near].mean()
@@ -101,22 +89,13 @@ def test_slope_is_that_of_the_guided_filter():
     generator = torch.Generator().manual_seed(0)
     guide = torch.rand(1, 1, 40, 50, generator=generator, dtype=torch.float64)
     chroma = 50 * torch.randn(1, 2, 40, 50, generator=generator, dtype=torch.float64)
-    slope, offset = _linear_coefficients(guide, chroma, radius=3, eps=0.01).chunk(
-        2, dim=1
-    )
+    slope, offset = _linear_coefficients(guide, chroma, radius=3, eps=0.01).chunk(2, dim=1)
     torch.testing.assert_close(slope * guide + offset, chroma)
     # kornia's filter is slope * guide + mean offset; shifting input by -slope0 * guide isolates the slope.
     reference = guided_blur(guide, chroma, kernel_size=7, eps=0.01)
-    means = F.avg_pool2d(
-        torch.cat([guide, chroma], 1), 7, 1, 3, count_include_pad=False
-    )
-    variance = (
-        F.avg_pool2d(guide**2, 7, 1, 3, count_include_pad=False) - means[:, :1] ** 2
-    )
-    covariance = (
-        F.avg_pool2d(guide * chroma, 7, 1, 3, count_include_pad=False)
-        - means[:, :1] * means[:, 1:]
-    )
+    means = F.avg_pool2d(torch.cat([guide, chroma], 1), 7, 1, 3, count_include_pad=False)
+    variance = F.avg_pool2d(guide**2, 7, 1, 3, count_include_pad=False) - means[:, :1] ** 2
+    covariance = F.avg_pool2d(guide * chroma, 7, 1, 3, count_include_pad=False) - means[:, :1] * means[:, 1:]
     local = means[:, 1:] - covariance / (variance + 0.01) * means[:, :1]
     mine = slope * guide + F.avg_pool2d(local, 7, 1, 3, count_include_pad=False)
     inner = (..., slice(6, -6), slice(6, -6))
@@ -133,17 +112,10 @@ def test_any_size_and_aspect_works(size, small):
 
 
 def test_exact_transfer_keeps_lightness_and_ab():
-    image = (
-        torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.5
-        + 0.25
-    )
-    torch.testing.assert_close(
-        transfer_chroma_exact(lightness(image), image), image, rtol=0, atol=1e-4
-    )
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
+    torch.testing.assert_close(transfer_chroma_exact(lightness(image), image), image, rtol=0, atol=1e-4)
     other = lightness(image.flip(-1))
-    torch.testing.assert_close(
-        lightness(transfer_chroma_exact(other, image)), other, rtol=0, atol=5e-4
-    )
+    torch.testing.assert_close(lightness(transfer_chroma_exact(other, image)), other, rtol=0, atol=5e-4)
 
 
 def test_wrong_input_is_named():
@@ -152,9 +124,7 @@ def test_wrong_input_is_named():
         transfer_chroma(photo.float(), torch.rand(3, 4, 4))
     with pytest.raises(ValueError, match="strip_px=0"):
         transfer_chroma(photo, torch.rand(3, 4, 4), strip_px=0)
-    with pytest.raises(
-        ValueError, match="use transfer_chroma for a picture of another size"
-    ):
+    with pytest.raises(ValueError, match="use transfer_chroma for a picture of another size"):
         transfer_chroma_exact(torch.rand(1, 1, 4, 4), torch.rand(1, 3, 8, 8))
 
 
