@@ -26,7 +26,7 @@ PHOTOS = {
 }
 # Photos are first brought to this short side, so that crops of all photos show things at like scales.
 SHORT_SIDE_PX = 400
-TRAIN_SHARE = 0.75
+TRAIN_SHARE = 0.6
 TRAIN_SCALES = (1.0, 0.7, 0.5, 0.35)
 EVAL_SCALES = (1.0, 0.7)
 CAPTIONS = ("none", "folder", "colors", "folder_colors")
@@ -43,11 +43,11 @@ class Region:
 
 
 def split_region(height: int, width: int, split: str) -> Region:
-    """Part of a photo that a split may show: train the left three quarters, val and test the halves of the rest.
+    """Part of a photo that a split may show: train the left part, val and test the halves of the rest.
 
     Example:
         >>> split_region(100, 200, "val")
-        Region(top=0, left=150, height=50, width=50)
+        Region(top=0, left=120, height=50, width=80)
     """
     border = int(width * TRAIN_SHARE)
     if split == "train":

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 _limit_lock = threading.Lock()
 
 
-class UnreadableImage(ValueError):
+class UnreadableImage(ValueError):  # noqa: N818
     """A file that can't be used as an image; `path` and `reason` say which and why."""
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -50,10 +50,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """RGB image: transparency over white, 16-bit grey scaled to 8 bits, CMYK and palettes converted."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.float32)
-        if image.mode == "F":
-            scale = 1.0 if np.nanmax(values, initial=0.0) <= 1.0 else 255.0
-        else:
-            scale = 65535.0
+        # Floats carry no range: [0, 1] if nothing is larger, else [0, 255].
+        float_scale = 1.0 if np.nanmax(values, initial=0.0) <= 1.0 else 255.0
+        scale = float_scale if image.mode == "F" else 65535.0
         values = np.nan_to_num(values / scale).clip(0.0, 1.0)
         return Image.fromarray(np.rint(values * 255.0).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

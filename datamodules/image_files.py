@@ -12,7 +12,7 @@ SPLITS = ("train", "val", "test")
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sort key in which img2 comes before img10; ties are broken by the exact name."""
     parts = [part for part in re.split(r"([0-9]+)", name.casefold()) if part]
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts] + [(2, 0, name)]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts] + [(-1, 0, name)]
 
 
 def list_images(folder: Path) -> list[Path]:

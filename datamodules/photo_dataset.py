@@ -71,6 +71,15 @@ class PhotoTransform:
     caption_drop_colors_prob: float = 0.0
     caption_drop_class_prob: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.size_px < 1:
+            raise ValueError(f"datamodule.size_px is {self.size_px}; expected at least 1")
+        for key in ("flip_prob", "caption_drop_colors_prob", "caption_drop_class_prob"):
+            if not 0.0 <= getattr(self, key) <= 1.0:
+                raise ValueError(
+                    f"datamodule.{key} is {getattr(self, key)}; expected a probability in [0, 1]"
+                )
+
     def stored(self, path: Path) -> Tensor:
         """What image_cache="memory" keeps of a file, uint8: the final square, or for random crops the resized photo.
 

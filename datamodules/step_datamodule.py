@@ -12,6 +12,17 @@ from datamodules.step_sampler import StepBatchSampler
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",)}
 
 
+class ResumedLoader(DataLoader[Any]):
+    """A loader that starts where its sampler says; having states keeps Lightning from warning of a lost position."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: the position is in the data module's state."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Takes nothing, see `state_dict`."""
+
+
 class StepDataModule(LightningDataModule):
     """Training batches as a pure function of (seed, batch number), evaluation in order; subclasses build the splits.
 
@@ -77,7 +88,7 @@ class StepDataModule(LightningDataModule):
             world_size=trainer.world_size,
             start_batch=self._start_batch(),
         )
-        return DataLoader(_built(self.train_dataset), batch_sampler=sampler, **self._loader_options())
+        return ResumedLoader(_built(self.train_dataset), batch_sampler=sampler, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The val split in order; every process reads all of it, so that no sample counts twice or is left out."""

@@ -11,9 +11,10 @@ Writer = Callable[..., Path]
 
 
 def picture(number: int, *, height: int = 24, width: int = 32) -> Image.Image:
-    """A picture of one colour with a bright corner, so that a flip and a wrong file both show."""
+    """A colour of its own with a ramp and a bright corner, so that a flip, a shift and a wrong file all show."""
     rgb = np.empty((height, width, 3), dtype=np.uint8)
     rgb[:] = (number * 37 % 200, number * 91 % 200, number * 53 % 200)
+    rgb += np.arange(width, dtype=np.uint8)[:, None] + np.arange(height, dtype=np.uint8)[:, None, None]
     rgb[: height // 4, : width // 4] = 255
     return Image.fromarray(rgb)
 

@@ -18,7 +18,8 @@ def rgb_array(height: int = 6, width: int = 8) -> np.ndarray:
 
 def decoded(path: Path) -> np.ndarray:
     image = decode_image(path, LIMIT)
-    assert image.dtype == torch.uint8 and image.shape[0] == 3
+    assert image.dtype == torch.uint8
+    assert image.shape[0] == 3
     return image.permute(1, 2, 0).numpy()
 
 
