@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ def load_captioner(model: str) -> Callable[[Tensor], str]:
     return caption
 
 
-def _load(model: str) -> tuple[AutoProcessor, BlipForConditionalGeneration]:
+def _load(model: str) -> tuple[Any, Any]:
     for local_only in (True, False):
         try:
             processor = AutoProcessor.from_pretrained(model, local_files_only=local_only)

@@ -173,7 +173,8 @@ class BuiltinPhotosDataModule(StepDataModule):
         size_px = self.transform.size_px
         crops = []
         scales, overlap = (TRAIN_SCALES, 0.75) if split == "train" else (EVAL_SCALES, 0.5)
-        for box in crop_boxes(split_region(*image.shape[-2:], split), scales=scales, overlap=overlap):
+        region = split_region(image.shape[-2], image.shape[-1], split)
+        for box in crop_boxes(region, scales=scales, overlap=overlap):
             square = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
             crops.append((box, resize(square, size_px, size_px)))
         return crops

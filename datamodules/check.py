@@ -38,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    for error in broken:
-        sys.stdout.write(f"{str(error.path)!r}: {error.reason}\n")
+    for problem in broken:
+        sys.stdout.write(f"{str(problem.path)!r}: {problem.reason}\n")
     sys.stdout.write(f"{num_images} images, {len(broken)} broken\n")
     return 1 if broken else 0
 

@@ -159,6 +159,7 @@ class PhotoDataset(Dataset[PhotoItem]):
 
     def subset(self, indices: Sequence[int]) -> "PhotoDataset":
         """The data set of some photos, numbered anew."""
+        stored: list[Tensor] | Tensor | None
         if self._stored is None or isinstance(self._stored, Tensor):
             stored = None if self._stored is None else self._stored[list(indices)]
         else:

@@ -125,30 +125,31 @@ class PhotosDataModule(StepDataModule):
             stored=stacked([image for _, image in found if image is not None]) if keep else None,
         )
         if split == "train" and self.near_grey_min_chroma is not None:
-            dataset = self._without_near_grey(dataset)
+            dataset = self._without_near_grey(dataset, self.near_grey_min_chroma)
         dataset.captions = self._captions(dataset)
         return dataset
 
-    def _without_near_grey(self, dataset: PhotoDataset) -> PhotoDataset:
+    def _without_near_grey(self, dataset: PhotoDataset, min_chroma: float) -> PhotoDataset:
         from datamodules.annotations import chroma
 
         values = chroma(dataset, cache_dir=self.cache_dir)
-        kept = [index for index, value in enumerate(values) if value >= self.near_grey_min_chroma]
+        kept = [index for index, value in enumerate(values) if value >= min_chroma]
         log.info(
             "left out %d of %d photos with a mean chroma below %g",
             len(dataset) - len(kept),
             len(dataset),
-            self.near_grey_min_chroma,
+            min_chroma,
         )
         if not kept:
             raise ValueError(
-                f"every training photo of {str(self.root)!r} has a mean chroma below {self.near_grey_min_chroma:g} (the "
+                f"every training photo of {str(self.root)!r} has a mean chroma below {min_chroma:g} (the "
                 f"largest is {max(values):.1f}); lower datamodule.near_grey_min_chroma"
             )
         return dataset.subset(kept)
 
     def _captions(self, dataset: PhotoDataset) -> list[PhotoCaption]:
-        subjects, colors = [""] * len(dataset), [()] * len(dataset)
+        subjects = [""] * len(dataset)
+        colors: list[tuple[str, ...]] = [()] * len(dataset)
         use_folders, use_colors = caption_parts(self.caption)
         if self.caption == "metadata":
             subjects = metadata_captions(dataset.paths, root=self.root)
@@ -166,7 +167,7 @@ class PhotosDataModule(StepDataModule):
             from datamodules.annotations import color_names
 
             colors = color_names(dataset, cache_dir=self.cache_dir)
-        return [PhotoCaption(subject, tuple(names)) for subject, names in zip(subjects, colors, strict=True)]
+        return [PhotoCaption(subject, names) for subject, names in zip(subjects, colors, strict=True)]
 
     def _class_captions(self, dataset: PhotoDataset) -> list[str]:
         splits = split_folders(self.root)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from datamodules.photo_dataset import PhotoDataset
@@ -86,7 +86,7 @@ class StepDataModule(LightningDataModule):
             self.seed,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
-            start_batch=self._start_batch(),
+            start_batch=self._start_batch(trainer),
         )
         return ResumedLoader(_built(self.train_dataset), batch_sampler=sampler, **self._loader_options())
 
@@ -110,10 +110,7 @@ class StepDataModule(LightningDataModule):
         """
         if self.trainer is None or self.train_dataset is None:
             return {}
-        return {
-            "num_batches": int(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed),
-            **self._order(),
-        }
+        return {"num_batches": _num_processed(self.trainer), **self._order(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Keeps the position for `train_dataloader`, which checks that data, seed and batch size are the same.
@@ -136,24 +133,24 @@ class StepDataModule(LightningDataModule):
             "generator": torch.Generator().manual_seed(self.seed),
         }
 
-    def _order(self) -> dict[str, int]:
+    def _order(self, trainer: Trainer) -> dict[str, int]:
         """What the order of samples depends on."""
         return {
             "seed": self.seed,
             "num_samples": len(_built(self.train_dataset)),
-            "global_batch_size": self.batch_size * self.trainer.world_size,
+            "global_batch_size": self.batch_size * trainer.world_size,
         }
 
-    def _start_batch(self) -> int:
-        done = int(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+    def _start_batch(self, trainer: Trainer) -> int:
+        # A state that was loaded to test a checkpoint must not move the start of a later fit.
+        if not trainer.ckpt_path:
+            return _num_processed(trainer)
         if not self._resumed:
-            if done and self.trainer.ckpt_path:
-                raise ValueError(
-                    "the checkpoint holds no data position of this kind of datamodule, so its order of samples can't be "
-                    "continued; resume with the datamodule it was trained with, or start a new run"
-                )
-            return done
-        for key, value in self._order().items():
+            raise ValueError(
+                "the checkpoint holds no data position of this kind of datamodule, so its order of samples can't be "
+                "continued; resume with the datamodule it was trained with, or start a new run"
+            )
+        for key, value in self._order(trainer).items():
             if self._resumed.get(key) != value:
                 raise ValueError(
                     f"the checkpoint was trained with {key}={self._resumed.get(key)} but this run has {value}, so its "
@@ -161,6 +158,11 @@ class StepDataModule(LightningDataModule):
                     "times processes), or start a new run"
                 )
         return self._resumed["num_batches"]
+
+
+def _num_processed(trainer: Trainer) -> int:
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    return int(progress.processed)
 
 
 def _built(dataset: PhotoDataset | None) -> PhotoDataset:

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from datamodules.builtin import BuiltinPhotosDataModule
 from datamodules.photos import PhotosDataModule
 
 Writer = Callable[..., Path]
@@ -184,6 +185,36 @@ def test_resuming_with_other_photos_is_refused_but_testing_is_not(
     trainer_of(tmp_path).validate(
         Recorder(), photos_of(root), ckpt_path=tmp_path / "a.ckpt", weights_only=True
     )
+
+
+def test_resuming_with_another_kind_of_datamodule_is_refused(tmp_path: Path, root: Path) -> None:
+    trainer = trainer_of(tmp_path, max_steps=2)
+    trainer.fit(Recorder(), BuiltinPhotosDataModule(size_px=8))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="holds no data position of this kind of datamodule"):
+        trainer_of(tmp_path).fit(
+            Recorder(), photos_of(root), ckpt_path=tmp_path / "a.ckpt", weights_only=True
+        )
+
+
+def test_a_fit_after_testing_a_checkpoint_starts_at_the_first_batch(tmp_path: Path, root: Path) -> None:
+    first, second, datamodule = Recorder(), Recorder(), photos_of(root)
+    trainer = trainer_of(tmp_path, max_steps=3)
+    trainer.fit(first, datamodule)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    trainer_of(tmp_path).validate(Recorder(), datamodule, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    trainer_of(tmp_path, max_steps=3).fit(second, datamodule)
+    assert second.seen == first.seen
+
+
+def test_a_file_that_breaks_does_not_stop_training(tmp_path: Path, root: Path) -> None:
+    datamodule = photos_of(root, num_workers=2)
+    datamodule.setup("fit")
+    (root / "train" / "photo_3.png").write_bytes(b"broken")
+    module = Recorder()
+    trainer_of(tmp_path).fit(module, datamodule)
+    assert len(module.seen) == 12
+    assert datamodule.train_dataset.num_replaced >= 3
 
 
 def test_max_steps_is_needed(tmp_path: Path, root: Path) -> None:
