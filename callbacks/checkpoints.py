@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.checkpoint_io import AtomicCheckpointIO, check_disk_space, read_checkpoint
+from callbacks.finite_guard import NonFiniteError
 
 __all__ = ["AtomicCheckpointIO", "BestCheckpoint", "LastCheckpoint", "check_disk_space", "read_checkpoint"]
 
@@ -109,7 +110,7 @@ class LastCheckpoint(Checkpoint):
         self._stopped_in = "validation" if trainer.validating else "batch"
         try:
             self._save(trainer)
-        except OSError as error:
+        except (OSError, NonFiniteError) as error:
             logger.error("%s", error)
         finally:
             self._stopped_in = None

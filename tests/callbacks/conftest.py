@@ -95,17 +95,17 @@ def loader(num_batches: int) -> DataLoader:
 
 @pytest.fixture
 def fit(tmp_path: Path) -> Callable[..., Trainer]:
-    """Runs fit(module, callbacks, ckpt_path=None, num_batches=20, **trainer options) and returns the trainer."""
+    """Runs fit(module, callbacks, ckpt_path=None, train_loader=None, **trainer options) and returns the trainer."""
 
     def run(
         module: LightningModule,
         callbacks: list[Callback],
         ckpt_path: Path | None = None,
-        num_batches: int = 20,
+        train_loader: DataLoader | None = None,
         **options: Any,
     ) -> Trainer:
         trainer = make_trainer(options.pop("folder", tmp_path), callbacks, **options)
-        trainer.fit(module, loader(num_batches), loader(VAL_BATCHES), ckpt_path=ckpt_path)
+        trainer.fit(module, train_loader or loader(20), loader(VAL_BATCHES), ckpt_path=ckpt_path)
         return trainer
 
     return run

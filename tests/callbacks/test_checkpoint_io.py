@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import os
 import pickle
+import resource
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,14 +17,30 @@ import torch
 
 from callbacks.checkpoint_io import AtomicCheckpointIO, check_disk_space, read_checkpoint
 
-ROOT = Path(__file__).parents[2]
-SAVE = "from callbacks.checkpoint_io import AtomicCheckpointIO; import torch, sys; path = sys.argv[1]\n"
+FORK = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+FORK_WARNING = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 
-def child(code: str, *arguments: object, **options) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SAVE + code, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True, **options)
+def save_above_limit(path: Path, messages: multiprocessing.Queue) -> None:
+    """Child: saves 400 kB under a file-size limit of 200 kB and sends the message."""
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    try:
+        AtomicCheckpointIO().save_checkpoint({"x": torch.zeros(100_000)}, path)
+    except OSError as error:
+        messages.put(str(error))
+
+
+def save_for_ever(path: Path) -> None:
+    """Child: replaces the checkpoint by ever new values until it is killed."""
+    torch.set_num_threads(1)
+    for n in itertools.count():
+        AtomicCheckpointIO().save_checkpoint({"x": torch.full((300_000,), float(n))}, path)
+
+
+def is_uniform(path: Path) -> bool:
+    value = read_checkpoint(path)["x"]
+    return torch.equal(value, value[:1].expand_as(value))
 
 
 def test_round_trip_leaves_the_file_and_its_sum_alone(tmp_path):
@@ -81,19 +99,18 @@ def test_a_missing_file_is_named(tmp_path):
         read_checkpoint(tmp_path / "none.ckpt")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+@FORK
+@FORK_WARNING
 def test_a_file_size_limit_keeps_the_previous_checkpoint(tmp_path):
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"x": torch.ones(3)}, path)
     before = path.read_bytes()
-    process = child(
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
-        "AtomicCheckpointIO().save_checkpoint({'x': torch.zeros(100_000)}, path)",
-        path,
-    )
-    message = process.communicate(timeout=60)[1].splitlines()[-1]
-    assert process.returncode == 1
-    assert "OSError" in message
+    context = multiprocessing.get_context("fork")
+    messages = context.Queue()
+    process = context.Process(target=save_above_limit, args=(path, messages))
+    process.start()
+    message = messages.get(timeout=30)
+    process.join(30)
     assert f"{path} was not written (File too large)" in message
     assert "needs 40" in message  # 400 000 bytes of zeros and the zip's own
     assert "bytes are free" in message
@@ -118,30 +135,18 @@ def test_a_full_disk_names_path_and_bytes(tmp_path, monkeypatch):
     assert read_checkpoint(path) == {"x": 1}
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@FORK
+@FORK_WARNING
 def test_a_kill_at_any_moment_of_saving_leaves_a_readable_checkpoint(tmp_path):
     path = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"x": torch.full((300_000,), -1.0)}, path)
-    process = child(
-        "import itertools\n"
-        "for n in itertools.count(): AtomicCheckpointIO().save_checkpoint({'x': torch.full((300_000,), float(n))}, path)",
-        path,
-    )
-    first = path.stat().st_ino
-    while path.stat().st_ino == first:
-        assert process.poll() is None
-        time.sleep(0.01)
-    for delay in (0.002, 0.007, 0.013, 0.029):
-        # stop and go freezes the writer at four moments; the fifth is the kill
-        process.send_signal(signal.SIGSTOP)
-        value = read_checkpoint(path)["x"]
-        assert torch.equal(value, value[:1].expand_as(value))
-        process.send_signal(signal.SIGCONT)
+    for delay in (0.02, 0.05, 0.051, 0.053, 0.057, 0.07, 0.08, 0.1):
+        AtomicCheckpointIO().save_checkpoint({"x": torch.full((300_000,), -1.0)}, path)
+        process = multiprocessing.get_context("fork").Process(target=save_for_ever, args=(path,))
+        process.start()
         time.sleep(delay)
-    process.kill()
-    process.communicate()
-    value = read_checkpoint(path)["x"]
-    assert torch.equal(value, value[:1].expand_as(value))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(30)
+        assert is_uniform(path)
     AtomicCheckpointIO().save_checkpoint({"x": 1}, path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "last.ckpt.sha256"]
 

@@ -1,0 +1,127 @@
+"""Stops a run whose loss or gradient is no longer finite, before it harms weights or checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+class NonFiniteError(ValueError):
+    """A loss or gradient is NaN or infinite."""
+
+
+def reading_is_free(device: torch.device) -> bool:
+    """Whether the host can read a value without waiting for the device."""
+    return device.type == "cpu"
+
+
+class FiniteGuard(Callback):
+    """Checks the loss and the norm of the gradient before each optimiser step.
+
+    On CPU the check raises at once and the step does not happen. On an accelerator a check would wait for the device
+    in each step, so a flag stays there: a bad gradient is set to zero, and the error is raised at the next reading,
+    every n steps and before any checkpoint is written, so that no checkpoint holds weights from after the bad step.
+    With float16 the loss scaler deals with infinite gradients, and only the loss is checked.
+
+    Args:
+        every_n_steps: optimiser steps between readings of the flag on an accelerator.
+
+    Raises:
+        ValueError: if every_n_steps is below 1.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 1:
+            raise ValueError(
+                f"FiniteGuard every_n_steps is {every_n_steps}, expected at least 1; "
+                "set callbacks.finite_guard.every_n_steps=50."
+            )
+        self.every_n_steps = every_n_steps
+        self._bad_loss: Tensor | None = None  # bool, since the last optimiser step
+        self._first: Tensor | None = (
+            None  # int64 (2,): step of the first bad update or -1, and whether by its loss
+        )
+        self._names: dict[int, list[str]] = {}
+        self._step = 0  # when the batch began: a batch with two optimisers makes two steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets an earlier fit."""
+        self._bad_loss = self._first = None
+        self._names = {}
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remembers the names of the samples."""
+        names = batch.get("name", []) if isinstance(batch, dict) else []
+        self._step = trainer.global_step
+        self._names.setdefault(self._step, []).extend(map(str, names))
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Notes on the loss's device whether it is finite."""
+        bad = ~torch.isfinite(loss.detach()).all()
+        self._bad_loss = bad if self._bad_loss is None else self._bad_loss | bad
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Raises on CPU; elsewhere zeroes a bad gradient and keeps its step in the flag."""
+        gradients = [
+            p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
+        if not gradients:
+            return
+        bad = torch.zeros((), dtype=torch.bool, device=gradients[0].device)
+        bad_loss = bad if self._bad_loss is None else self._bad_loss
+        self._bad_loss = None
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            bad = ~torch.isfinite(torch.nn.utils.get_total_norm(gradients))
+        bad = bad | bad_loss
+        if reading_is_free(bad.device):
+            if bad:
+                raise self._error(self._step, bool(bad_loss), "the step was not taken")
+            return
+        for gradient in gradients:
+            gradient.masked_fill_(bad, 0.0)
+        found = torch.stack([torch.full_like(bad, self._step, dtype=torch.int64), bad_loss.long()])
+        if self._first is None:
+            self._first = torch.full_like(found, -1)
+        self._first = torch.where(bad & (self._first[0] < 0), found, self._first)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Reads the flag every n steps."""
+        if self._first is None:
+            self._names = {k: v for k, v in self._names.items() if k >= trainer.global_step}
+        elif trainer.global_step % self.every_n_steps == 0:
+            self._read()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reads the flag a last time."""
+        self._read()
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Reads the flag before anything is written."""
+        self._read()
+
+    def _read(self) -> None:
+        if self._first is None:
+            return
+        step, by_loss = self._first.tolist()
+        if step >= 0:
+            raise self._error(step, bool(by_loss), "its gradient was set to zero and no checkpoint holds it")
+        self._names = {}
+
+    def _error(self, step: int, by_loss: bool, consequence: str) -> NonFiniteError:
+        what = "loss" if by_loss else "gradient norm"
+        names = ", ".join(self._names.get(step, [])[:16]) or "unnamed samples"
+        return NonFiniteError(
+            f"The {what} is not finite at step {step} (batch: {names}); {consequence}. "
+            "Look at these samples, or lower the learning rate, or set trainer.precision=32-true."
+        )

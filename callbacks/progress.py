@@ -1,0 +1,88 @@
+"""One line in train.log every n steps and after each validation."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.csv_logger import AppendingCSVLogger
+from callbacks.throughput import Throughput
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressLog(Callback):
+    """Logs `step 500/10000  images 8000  loss 0.1234  96.2 images/s  0.166 s/step  1.43 GiB`.
+
+    Images, speed and memory come from the Throughput callback and are left out without it. When a run is resumed,
+    rows of metrics.csv from after the checkpoint are removed, since the run writes them again.
+
+    Args:
+        every_n_steps: batches that stepped between lines.
+        loss: name of the logged training loss.
+
+    Raises:
+        ValueError: if every_n_steps is below 1.
+    """
+
+    def __init__(self, every_n_steps: int = 50, loss: str = "train/loss") -> None:
+        if every_n_steps < 1:
+            raise ValueError(
+                f"ProgressLog every_n_steps is {every_n_steps}, expected at least 1; "
+                "set callbacks.progress.every_n_steps=50."
+            )
+        self.every_n_steps = every_n_steps
+        self.loss = loss
+        self._resumed = False
+        self._batch_start_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says where the run starts."""
+        self._resumed = trainer.ckpt_path is not None and trainer.global_step > 0
+        if self._resumed and trainer.is_global_zero:
+            logger.info("resumed at step %d from %s", trainer.global_step, trainer.ckpt_path)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remembers the step, to see at the end whether this batch completed one."""
+        self._batch_start_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Logs if due."""
+        logger_step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if self._resumed:
+            self._resumed = False
+            for csv_logger in trainer.loggers:
+                if isinstance(csv_logger, AppendingCSVLogger):
+                    csv_logger.drop_from(logger_step)
+        stepped = trainer.global_step != self._batch_start_step
+        if stepped and (logger_step + 1) % self.every_n_steps == 0 and trainer.is_global_zero:
+            logger.info("%s", "  ".join(self._parts(trainer)))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the figures of the validation."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        figures = [f"{k} {float(v):.4g}" for k, v in trainer.callback_metrics.items() if k.startswith("val/")]
+        logger.info("%s", "  ".join([f"step {trainer.global_step}  validation", *figures]))
+
+    def _parts(self, trainer: Trainer) -> list[str]:
+        target = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
+        parts = [f"step {trainer.global_step}{target}"]
+        speed = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
+        if speed is not None:
+            parts.append(f"images {speed.images_seen}")
+        metrics = trainer.callback_metrics
+        if self.loss in metrics:
+            parts.append(f"loss {float(metrics[self.loss]):.4g}")
+        if speed is not None and speed.figures:
+            figures = speed.figures
+            parts.append(f"{figures['images_per_s']:.1f} images/s")
+            parts.append(f"{figures['step_s']:.3f} s/step")
+            parts.append(f"{figures['peak_memory_gib']:.2f} GiB")
+        return parts

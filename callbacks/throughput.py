@@ -1,0 +1,122 @@
+"""Images per second, seconds per step, memory and the share of time spent waiting for data."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+class Throughput(Callback):
+    """Logs the speed of the last n steps; validations and the writing of checkpoints do not count.
+
+    It reads the host's clock alone, so it never waits for the device: over a window the host can be ahead of the
+    device by a few kernels only.
+
+    Args:
+        every_n_steps: batches that stepped between figures; the trainer's log_every_n_steps puts them into one row
+            with the other metrics.
+
+    Raises:
+        ValueError: if every_n_steps is below 1.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 1:
+            raise ValueError(
+                f"Throughput every_n_steps is {every_n_steps}, expected at least 1; "
+                "set callbacks.throughput.every_n_steps=50."
+            )
+        self.every_n_steps = every_n_steps
+        self.images_seen = 0
+        self.figures: dict[str, float] = {}
+        self._start_window()
+        self._ended_at: float | None = None
+        self._began_at = 0.0
+        self._batch_start_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the first window and the peak of the device's memory."""
+        self._start_window()
+        self._ended_at = None
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Ends the wait for this batch."""
+        self._began_at = time.perf_counter()
+        self._batch_start_step = trainer.global_step
+        if self._ended_at is not None:
+            self._wait_s += self._began_at - self._ended_at
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the batch and, if due, logs."""
+        self._ended_at = time.perf_counter()
+        self._busy_s += self._ended_at - self._began_at
+        images = batch_size_of(batch) * trainer.world_size
+        self.images_seen += images
+        self._images += images
+        if trainer.global_step == self._batch_start_step:
+            return
+        self._steps += 1
+        if (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % self.every_n_steps == 0:
+            self.figures = self._measure(pl_module.device)
+            pl_module.log("images_per_s", self.figures["images_per_s"], prog_bar=True, logger=False)
+            pl_module.log_dict({f"speed/{name}": value for name, value in self.figures.items()})
+            self._start_window()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves the time until the next batch out."""
+        self._ended_at = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leaves the time until the next batch out: the file is written in it."""
+        self._ended_at = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The images seen so far."""
+        return {"images_seen": self.images_seen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting images."""
+        self.images_seen = int(state_dict["images_seen"])
+
+    def _start_window(self) -> None:
+        self._busy_s = self._wait_s = 0.0
+        self._images = self._steps = 0
+
+    def _measure(self, device: torch.device) -> dict[str, float]:
+        total_s = max(self._busy_s + self._wait_s, 1e-9)
+        return {
+            "images_per_s": self._images / total_s,
+            "step_s": total_s / self._steps,
+            "data_wait_share": self._wait_s / total_s,
+            "peak_memory_gib": peak_memory_bytes(device) / 2**30,
+        }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak of the allocated memory on a CUDA device, else of the process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def batch_size_of(batch: Any) -> int:
+    """Length of the first tensor in a batch; 0 if there is none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 0
+    values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (list, tuple)) else ()
+    return next((size for value in values if (size := batch_size_of(value))), 0)
