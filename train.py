@@ -1,19 +1,25 @@
-"""Trains an experiment: python train.py experiment=NAME [overrides]; see conf/experiment for the names."""
+"""Trains an experiment: python train.py experiment=NAME [overrides]; python train.py --help lists the names."""
 
 import hydra
 from omegaconf import DictConfig
 
-from runs.cli import run_door
-from runs.config import resolved
+from runs.cli import Launch, run_door
+
+launch = Launch()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(config: DictConfig) -> None:
-    # torch and Lightning are imported in here, so that --help and --cfg job answer at once.
-    plain = resolved(config)
-    from runs.training import train
+def compose(config: DictConfig) -> float | None:
+    """Takes the config that Hydra composed."""
+    return launch.add(config)
 
-    train(plain)
+
+def main() -> None:
+    """Finds out what to train, then trains."""
+    # torch and Lightning are imported when a training starts, so that --help and --cfg job answer at once.
+    if not launch.resume():
+        compose()
+    launch.run()
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import hydra
-from hydra.errors import InstantiationException
+from runs.choices import nearest
 
 OWN_ROOMS = ("callbacks.", "datamodules.", "diffusion.", "lightning_modules.", "metrics.", "networks.")
 ALLOWED = {
+    "diffusers.DDIMScheduler",
     "diffusers.AutoencoderKL",
     "diffusers.ControlNetModel",
     "diffusers.UNet2DConditionModel",
@@ -17,6 +17,9 @@ ALLOWED = {
     "lightning.pytorch.callbacks.LearningRateMonitor",
     "lightning.pytorch.callbacks.RichProgressBar",
     "lightning.pytorch.callbacks.TQDMProgressBar",
+    "lightning.pytorch.loggers.CSVLogger",
+    "lightning.pytorch.loggers.WandbLogger",
+    "lightning.pytorch.profilers.AdvancedProfiler",
     "lightning.pytorch.profilers.PyTorchProfiler",
     "lightning.pytorch.profilers.SimpleProfiler",
     "lightning.pytorch.strategies.DDPStrategy",
@@ -38,8 +41,8 @@ def check_targets(node: Any, path: str) -> None:
         target = node.get("_target_")
         if target is not None and not (isinstance(target, str) and _allowed(target)):
             raise ValueError(
-                f"{path}._target_ is '{target}', which is not among the classes this project builds; "
-                "use a class of its own packages or one listed in runs/build.py"
+                f"{path}._target_ is '{target}', which is not among the classes this project builds"
+                f"{nearest(str(target), ALLOWED)}; use a class of its own packages or one listed in runs/build.py"
             )
         for key, value in node.items():
             check_targets(value, f"{path}.{key}")
@@ -64,9 +67,12 @@ def build(node: dict[str, Any], path: str, **objects: Any) -> Any:
         ValueError: a target off the allow-list, or arguments that its class refuses.
         OSError: what reading files raised, unchanged.
     """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
     check_targets(node, path)
     try:
-        return hydra.utils.instantiate(node, **objects, _convert_="all")
+        return instantiate(node, **objects, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, (ValueError, OSError, ImportError)):

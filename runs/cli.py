@@ -1,12 +1,115 @@
-"""What every door shares: user errors become one sentence and a non-zero exit."""
+"""What every door shares: user errors become one sentence and a non-zero exit; and the launch of trainings."""
 
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from runs.config import resolved, with_run_dir
+from runs.messages import sentence
+from runs.resume import Job, check_processes, new_job, resume_request, resumed_job
+from runs.sweep import Outcome, check_single_process, report_failure, table
+
+# ValueError and OSError are what our code raises for what a user can mend.
+USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
+EXIT_CTRL_C = 130
 
 
 def run_door(main: Callable[[], None]) -> None:
-    """Runs a door; a ValueError or OSError, which our code raises for what a user can mend, prints one line."""
+    """Runs a door; a user error prints one line and exits with 1, Ctrl-C exits with 130.
+
+    Tracebacks of user errors are shown with HYDRA_FULL_ERROR=1; other errors always keep theirs.
+    """
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
     try:
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    except BrokenPipeError:  # the reader of our output, such as head, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except USER_ERRORS as error:
+        if wants_traceback:
+            raise
+        sys.exit(f"error: {sentence(error, _overrides())}")
+    except KeyboardInterrupt:
+        sys.exit(EXIT_CTRL_C)
+
+
+def _overrides() -> list[str]:
+    return [a for a in sys.argv[1:] if not a.startswith("-") and "=" in a]
+
+
+class Launch:
+    """Takes configs from Hydra: one training waits until Hydra is done, those of a sweep run as they come."""
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        self.error: Exception | None = None
+        self.outcomes: list[Outcome] = []
+
+    def resume(self) -> bool:
+        """Whether the command line has `resume=RUN_DIR`, which needs no composing."""
+        run_dir = resume_request(_overrides())
+        if run_dir is None:
+            return False
+        if {"-m", "--multirun"} & set(sys.argv):
+            raise ValueError("resume=RUN_DIR continues one run; leave out -m, or use resume=auto for a sweep")
+        self.job = resumed_job(run_dir, _overrides())
+        return True
+
+    def add(self, config: DictConfig) -> float | None:
+        """Hydra's task: the val/loss of a sweep's job for sweepers that look for the best."""
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return self._sweep_job(config)
+        try:
+            check_processes(_overrides())
+            self.job = new_job(_placed(config))
+        except USER_ERRORS as error:
+            self.error = error  # raised in here, Hydra would print a line of its own
+        return None
+
+    def run(self) -> None:
+        """Trains the waiting job, or ends a sweep with its table.
+
+        Raises:
+            SystemExit: 1 if a job of the sweep failed.
+        """
+        if self.error is not None:
+            raise self.error
+        if self.job is not None:
+            from runs.training import train
+
+            train(self.job)
+        if self.outcomes:
+            sys.stdout.write(f"\n{table(self.outcomes)}\n")
+            if any(outcome.failed for outcome in self.outcomes):
+                sys.exit(1)
+
+    def _sweep_job(self, config: DictConfig) -> float:
+        hydra = HydraConfig.get()
+        number, overrides = int(hydra.job.num), list(hydra.overrides.task)
+        loss, status = None, "finished"
+        try:
+            plain = _placed(config)
+            check_single_process(plain)
+            from runs.training import train
+
+            loss = train(new_job(plain)).get("val/loss")
+        except USER_ERRORS as error:
+            status = report_failure(error, number, overrides, expected=True)
+        except Exception as error:
+            status = report_failure(error, number, overrides, expected=False)
+        self.outcomes.append(Outcome(number, hydra.job.override_dirname.replace(",", " "), status, loss))
+        return float("nan") if loss is None else loss
+
+
+def _placed(config: DictConfig) -> dict:
+    """The resolved config; Hydra's own output folder, where it has one, is the run folder."""
+    plain = resolved(config)
+    output_dir = Path(HydraConfig.get().runtime.output_dir)
+    return plain if output_dir == Path.cwd() else with_run_dir(plain, output_dir)

@@ -1,27 +1,125 @@
-"""From Hydra's config to the plain dict that a run folder keeps."""
+"""From Hydra's config or a run folder's config.yaml to checked plain values."""
 
-import os
+import functools
 import secrets
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-# Jobs that start in the same second must not share a folder; the suffix is drawn once per config.
-OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(2), use_cache=True, replace=True)
+from runs.choices import groups, nearest, options
+from runs.schema import accepts, check_config
+
+
+@functools.cache
+def stamp() -> str:
+    """Date, time and a random suffix: the same within a process, never the same in two."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}"
+
+
+OmegaConf.register_new_resolver("stamp", stamp, replace=True)
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """The config as plain values with its absolute run folder, also saved there as config.yaml.
+    """The config as checked plain values with an absolute run folder.
 
     Raises:
-        ValueError: a value is missing.
+        ValueError: no experiment, a missing value, an unknown key, a wrong type or target.
     """
-    run_dir = Path(HydraConfig.get().runtime.output_dir).absolute()
-    config = OmegaConf.merge(config, {"run_dir": str(run_dir)})
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        run_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(plain), run_dir / "config.yaml")
+    if config.get("module") is None:
+        raise ValueError(
+            f"no experiment chosen; add experiment=NAME with one of: {', '.join(options('experiment'))}"
+        )
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        verb = "has no value" if len(missing) == 1 else "have no value"
+        raise ValueError(
+            f"{', '.join(missing)} {verb}; set it with {' '.join(f'{key}=VALUE' for key in missing)}"
+        )
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    check_config(plain)
+    return with_run_dir(plain, Path(plain["run_dir"]))
+
+
+def with_run_dir(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+    """A copy in which `run_dir` and every value that starts with the old one are moved to another folder."""
+    old, new = str(config["run_dir"]), str(run_dir.absolute())
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: moved(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [moved(v) for v in value]
+        if isinstance(value, str) and (value == old or value.startswith(old + "/")):
+            return new + value[len(old) :]
+        return value
+
+    return moved(config)
+
+
+def load_config(run_dir: Path) -> dict[str, Any]:
+    """The saved config of a run, with its paths moved if the folder was.
+
+    Raises:
+        FileNotFoundError: no such folder, or no config.yaml in it.
+        ValueError: the file is damaged.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{run_dir} is no run folder: it has no config.yaml; give outputs/EXPERIMENT/DATE_TIME"
+        )
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(config, dict) or "run_dir" not in config:
+        raise ValueError(f"{path} is not the config of a run")
+    return with_run_dir(config, run_dir)
+
+
+def override(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """A saved config with `key=value` changes in Hydra's notation, checked like a fresh one.
+
+    Raises:
+        ValueError: an unknown key, a config group, a deletion, a wrong type.
+    """
+    changed = OmegaConf.create(config)
+    OmegaConf.set_struct(changed, True)
+    for change in OverridesParser.create().parse_overrides(overrides):
+        _apply(changed, change, config)
+    plain = OmegaConf.to_container(changed, resolve=True)
+    assert isinstance(plain, dict)
+    check_config(plain)
     return plain
+
+
+def _apply(changed: DictConfig, change: Override, config: dict[str, Any]) -> None:
+    key = change.key_or_group
+    if change.is_delete():
+        raise ValueError(f"~{key} cannot change a saved run; set {key}=null instead")
+    if change.is_sweep_override():
+        raise ValueError(f"{change.input_line} is a sweep, but a saved run takes one value per key")
+    if key == "experiment" or (key in groups() and isinstance(change.value(), str)):
+        raise ValueError(
+            f"{change.input_line} chooses a group, but a saved run keeps its own; change single keys such as trainer.max_steps=2000"
+        )
+    if not change.is_add() and not accepts(config, key) and key not in dotted_keys(config):
+        raise ValueError(f"unknown key '{key}'{nearest(key, dotted_keys(config))}")
+    OmegaConf.update(changed, key, change.value(), merge=True, force_add=True)
+
+
+def dotted_keys(config: Any, prefix: str = "") -> list[str]:
+    """All keys of nested dicts as a.b.c, without _target_ and its like."""
+    if not isinstance(config, dict):
+        return []
+    found: list[str] = []
+    for key, value in config.items():
+        if str(key).startswith("_"):
+            continue
+        found += [f"{prefix}{key}", *dotted_keys(value, f"{prefix}{key}.")]
+    return found

@@ -2,33 +2,62 @@
 
 import json
 import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_modules.base import TranslationModule
 from runs.build import build
+from runs.folder import run_folder, write_text
+from runs.logs import quiet_libraries
+from runs.resume import Job
 
 log = logging.getLogger(__name__)
 
+EXIT_CTRL_C, EXIT_SIGTERM = 130, 143
 
-def train(config: dict[str, Any]) -> dict[str, float]:
-    """Trains what a resolved config describes in its `run_dir`, and returns the final figures.
 
-    Args:
-        config: plain dict, as saved in config.yaml; `ckpt_path` resumes.
+def train(job: Job) -> dict[str, float]:
+    """Trains what a job describes in its run folder, and returns the final figures by metric name.
 
     Raises:
         ValueError, OSError: what the config or the data get wrong, in one sentence.
+        SystemExit: 130 after Ctrl-C and 143 after SIGTERM, with the last complete step saved.
     """
-    run_dir = Path(config["run_dir"])
+    quiet_libraries()
+    config = job.config
+    with run_folder(config, resume=job.resume_from is not None) as run_dir:
+        with _sigterm_exits():
+            module, datamodule, trainer = parts(config)
+        with _closed_loggers(trainer), _exit_codes(trainer):
+            start = job.resume_from or config["ckpt_path"]
+            trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
+            figures = _figures(trainer)
+            figures |= _test(trainer, module, datamodule, run_dir)
+        if trainer.is_global_zero:
+            write_text(run_dir / "metrics.json", json.dumps(figures, indent=2, sort_keys=True) + "\n")
+    return figures
+
+
+def parts(config: dict[str, Any]) -> tuple[TranslationModule, LightningDataModule, Trainer]:
+    """Module, data module and trainer of a resolved config, seeded.
+
+    Raises:
+        ValueError, OSError: what they refuse.
+    """
     seed_everything(config["seed"], verbose=False)
     datamodule: LightningDataModule = build(config["datamodule"], "datamodule")
-    module: TranslationModule = build(
-        config["module"], "module", seed=config["seed"], compile=config["compile"]
-    )
+    module = build_module(config)
     callbacks: list[Callback] = [
         build(node, f"callbacks.{k}") for k, node in (config["callbacks"] or {}).items() if node
     ]
@@ -42,9 +71,73 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         num_trained / 1e6,
         num_frozen / 1e6,
     )
+    return module, datamodule, trainer
 
-    trainer.fit(module, datamodule=datamodule, ckpt_path=config["ckpt_path"], weights_only=True)
-    figures = {k: float(v) for k, v in trainer.callback_metrics.items() if isinstance(v, torch.Tensor)}
-    if trainer.is_global_zero:
-        (run_dir / "metrics.json").write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
-    return figures
+
+def build_module(config: dict[str, Any]) -> TranslationModule:
+    """The module of a resolved config."""
+    return build(config["module"], "module", seed=config["seed"], compile=config["compile"])
+
+
+def _figures(trainer: Trainer) -> dict[str, float]:
+    return {k: float(v) for k, v in trainer.callback_metrics.items() if isinstance(v, torch.Tensor)}
+
+
+def _test(
+    trainer: Trainer, module: TranslationModule, datamodule: LightningDataModule, run_dir: Path
+) -> dict[str, float]:
+    """Figures of the test split with the best weights, or the last where no best ones were kept."""
+    if not is_overridden("test_step", module) or trainer.fast_dev_run:
+        return {}
+    try:
+        datamodule.setup("test")
+    except (ValueError, OSError) as error:
+        log.info("no test: %s", error)
+        return {}
+    folder = run_dir / "checkpoints"
+    kept = next((p for p in (folder / "best.ckpt", folder / "last.ckpt") if p.is_file()), None)
+    trainer.test(module, datamodule=datamodule, ckpt_path=kept, weights_only=True, verbose=False)
+    return _figures(trainer)
+
+
+@contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """Before Lightning watches for SIGTERM, the signal ends the process with 143."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(_signum: int, _frame: object) -> NoReturn:
+        sys.exit(EXIT_SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Lightning leaves with 0 after SIGTERM and with 1 after Ctrl-C."""
+    try:
+        yield
+    except SIGTERMException as error:
+        raise SystemExit(EXIT_SIGTERM) from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise SystemExit(EXIT_CTRL_C) from error
+        raise
+
+
+@contextmanager
+def _closed_loggers(trainer: Trainer) -> Iterator[None]:
+    """W&B would note a crashed run as finished and log the next job of a sweep into the same run."""
+    code = 1
+    try:
+        yield
+        code = 0
+    finally:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                logger.experiment.finish(exit_code=code)

@@ -1,0 +1,173 @@
+"""The run folder: made once, held by one process, and marked with how the run ended."""
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from runs.logs import log_error_to_file, run_log
+
+log = logging.getLogger(__name__)
+
+RUN_DIR_VARIABLE = "TRANSLATION_RUN_DIR"  # tells the processes that DDP starts where the main one writes
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "diffusers",
+    "transformers",
+    "timm",
+    "kornia",
+    "hydra-core",
+    "wandb",
+)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the run folder."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+
+
+def last_checkpoint(run_dir: Path) -> Path:
+    """Where a run keeps the checkpoint that it continues from."""
+    return run_dir / "checkpoints" / "last.ckpt"
+
+
+def status(run_dir: Path) -> str:
+    """running, finished, stopped: SIGNAL or failed: REASON; empty for a folder without the file."""
+    path = run_dir / "status"
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+@contextmanager
+def run_folder(config: dict[str, Any], resume: bool = False) -> Iterator[Path]:
+    """Makes (or on resume re-enters) `run_dir`, saves config and environment, logs there and notes the end.
+
+    Raises:
+        FileExistsError: a new run's folder is there already.
+        BlockingIOError: another process trains in the folder.
+    """
+    run_dir = Path(config["run_dir"])
+    if not is_main_process():
+        with run_log(None):
+            yield run_dir
+        return
+    _make(run_dir, resume)
+    with _held(run_dir), run_log(run_dir / "train.log"):
+        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+        write_text(run_dir / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        write_text(run_dir / "status", "running\n")
+        log.info("%s %s", "continuing" if resume else "run folder", _short(run_dir))
+        os.environ[RUN_DIR_VARIABLE] = str(run_dir)
+        try:
+            yield run_dir
+        except BaseException as error:
+            _note_failure(run_dir, error)
+            raise
+        else:
+            write_text(run_dir / "status", "finished\n")
+            log.info("finished %s", _short(run_dir))
+        finally:
+            os.environ.pop(RUN_DIR_VARIABLE, None)
+
+
+def _make(run_dir: Path, resume: bool) -> None:
+    if resume:
+        return
+    try:
+        run_dir.mkdir(parents=True)
+    except FileExistsError as error:
+        if not run_dir.is_dir() or any(run_dir.iterdir()):  # a sweep's launcher leaves an empty folder
+            raise FileExistsError(
+                f"{run_dir} exists already; continue that run with resume={_short(run_dir)} or choose another run_dir"
+            ) from error
+
+
+@contextmanager
+def _held(run_dir: Path) -> Iterator[None]:
+    """Holds the folder's lock, which the system frees even after a kill."""
+    from filelock import FileLock, Timeout  # 0.1 s to import, which --help need not wait for
+
+    lock = FileLock(run_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BlockingIOError(
+            f"another process is training in {run_dir}; wait for it or start a new run"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_held(run_dir: Path) -> bool:
+    """Whether a living process trains in the folder."""
+    try:
+        with _held(run_dir):
+            return False
+    except BlockingIOError:
+        return True
+
+
+def _note_failure(run_dir: Path, error: BaseException) -> None:
+    if isinstance(error, SystemExit) and error.code in (130, 143):
+        reason = f"stopped: {'Ctrl-C' if error.code == 130 else 'SIGTERM'}"
+        log.warning("%s; continue with: python train.py resume=%s", reason, _short(run_dir))
+    elif isinstance(error, KeyboardInterrupt):
+        reason = "stopped: Ctrl-C"
+    else:
+        reason = f"failed: {' '.join(f'{type(error).__name__}: {error}'.split())}"
+        log_error_to_file(error)
+        error.add_note(f"(details: {_short(run_dir)}/train.log)")
+    try:
+        write_text(run_dir / "status", reason + "\n")
+    except OSError as full:  # it must not hide why the run failed
+        log.warning("status not written: %s", full)
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and the project's git commit: nothing that names the machine or its user."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": versions,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    root = Path(__file__).parents[1]
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
