@@ -73,7 +73,7 @@ def transfer_chroma(
     colored = colored.to(photo.device, torch.float32).clamp(0.0, 1.0)[None]
     if colored.shape[-2] >= height and colored.shape[-1] >= width:
         colored = _resize(colored, (height, width))
-        return _assemble(photo, lambda rows, star: rgb_to_lab(colored[..., rows, :])[:, 1:], strip_px)
+        return _assemble(photo, lambda rows, _: rgb_to_lab(colored[..., rows, :])[:, 1:], strip_px)
 
     star = torch.cat([_strip_lightness(photo, rows) for rows in _strips(height, strip_px)], dim=-2)
     size = guide_size((height, width), min(guide_px, *colored.shape[-2:]))

@@ -21,7 +21,7 @@ class Summary(NamedTuple):
 
     mean: float
     std: float | None
-    count: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody needs here
 
 
 def summarize(values: Tensor) -> Summary:
@@ -112,6 +112,8 @@ class Ssim(PerImageMetric):
                 f"SSIM got images of {pred.shape[-2]} x {pred.shape[-1]} pixels, expected at least "
                 f"{_SSIM_WINDOW_PX} on each side; evaluate at a larger size_px"
             )
-        return structural_similarity_index_measure(
+        ssim = structural_similarity_index_measure(
             to_8_bit(pred), to_8_bit(target), data_range=255.0, reduction="none"
-        ).reshape(len(pred))
+        )
+        assert isinstance(ssim, Tensor)
+        return ssim.reshape(len(pred))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
@@ -56,4 +57,4 @@ class SqueezeNetDistance(PerImageMetric):
         """Distance of each pair, (B,)."""
         maps = zip(self.net(to_8_bit(pred) / 255.0), self.net(to_8_bit(target) / 255.0), strict=True)
         squares = [(normalize(a, dim=1) - normalize(b, dim=1)).square().sum(dim=1) for a, b in maps]
-        return sum(square.mean(dim=(1, 2)) for square in squares)
+        return torch.stack([square.mean(dim=(1, 2)) for square in squares]).sum(dim=0)
