@@ -1,0 +1,204 @@
+"""What the methods on latents share: encode, corrupt, compare, draw.
+
+Shapes: B batch, Z latent channels, H/W pixels, h/w latent cells, N tokens, D text width.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.codec import LatentCodec
+from diffusion.guidance import guide
+from diffusion.objectives import GaussianObjective, Weighting
+from diffusion.paths import GaussianPath
+from diffusion.samplers import Sampler
+from diffusion.seeding import Stream, generators, keyed_uniform, randn
+from lightning_modules.base import TranslationModule
+from networks.latent_diffusion_parts import LatentDiffusionParts
+
+# Validation draws its noise from keys of its own, the same at every validation.
+_VALIDATION = 1_000_003
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the network is told besides the noisy latent."""
+
+    context: Tensor | None  # (B, N, D) text states
+    cond: Tensor | None = None  # (B, 1, H, W) or any other spatial condition
+
+
+@dataclass(frozen=True)
+class DrawSettings:
+    """How a sample is drawn; None keeps what the module was built with."""
+
+    num_steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str = ""
+    seed: int = 0
+
+
+class LatentModule(TranslationModule):
+    """Learns to denoise latents; a method says what the condition is and which networks answer.
+
+    Args:
+        parts: the latent diffusion model.
+        sampler: how samples are drawn.
+        weighting: of the timesteps: uniform, snr or min_snr.
+        gamma: cap of min_snr.
+        prompt_dropout: probability in [0, 1] that a training prompt is replaced by the empty one.
+        guidance_scale: of classifier-free guidance; 1 turns it off.
+        guidance_rescale: in [0, 1], against over-saturation.
+        shared: as TranslationModule.
+    """
+
+    def __init__(
+        self,
+        *,
+        parts: LatentDiffusionParts,
+        sampler: Sampler,
+        weighting: Weighting = "uniform",
+        gamma: float = 5.0,
+        prompt_dropout: float = 0.1,
+        guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        if not 0 <= prompt_dropout <= 1:
+            raise ValueError(f"module.prompt_dropout is {prompt_dropout}; expected a probability in [0, 1]")
+        self.parts = parts
+        self.codec = LatentCodec(parts.vae)
+        config = dict(parts.scheduler.config)
+        self.path = GaussianPath.from_scheduler_config(config)
+        self.objective = GaussianObjective(
+            self.path, prediction=config["prediction_type"], weighting=weighting, gamma=gamma
+        )
+        self.sampler = sampler
+        self.prompt_dropout = prompt_dropout
+        self.guidance_scale = guidance_scale
+        self.guidance_rescale = guidance_rescale
+
+    # ---- what a method answers
+
+    def condition(self, batch: dict[str, Any], captions: list[str]) -> Condition:
+        """The condition of a batch; the text alone unless the method has more."""
+        return Condition(self.embed(captions))
+
+    def denoise(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """The network's prediction (B, Z, h, w) at `noisy` (B, Z, h, w), timestep int64 (B,)."""
+        return self.parts.unet(noisy, timestep, condition.context).sample
+
+    def negative(self, condition: Condition, prompt: str) -> Condition:
+        """The condition that guidance pushes away from."""
+        if condition.context is None:
+            raise ValueError("guidance on an unconditional model has nothing to push away from; set guidance_scale=1")
+        return replace(condition, context=self.embed([prompt] * len(condition.context)))
+
+    # ---- shared
+
+    def embed(self, captions: list[str]) -> Tensor | None:
+        """Text states (B, N, D), or None for an unconditional model."""
+        return None if self.parts.text_encoder is None else self.parts.text_encoder(captions)
+
+    def latents(self, batch: dict[str, Any], noise: Tensor | None = None) -> Tensor:
+        """Scaled latents (B, Z, h, w) of batch["image"], from the cached moments where the batch has them."""
+        moments = batch["moments"] if "moments" in batch else self.codec.moments(batch["image"])
+        return self.codec.sample(moments, noise)
+
+    def latent_shape(self, batch: dict[str, Any]) -> tuple[int, int, int]:
+        """(Z, h, w) of the batch's latents."""
+        height, width = batch["image"].shape[-2:]
+        return self.codec.num_channels, height // self.codec.downscale, width // self.codec.downscale
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        size, shape = len(batch["image"]), self.latent_shape(batch)
+        sample = self.batch_positions(size)
+        clean = self.latents(batch, randn(shape, self.step_generators(Stream.POSTERIOR, size)))
+        noise = randn(shape, self.step_generators(Stream.NOISE, size))
+        timestep = self._timesteps(keyed_uniform(*self.step_key(Stream.TIMESTEP), sample=sample))
+        dropped = keyed_uniform(*self.step_key(Stream.DROPOUT), sample=sample) < self.prompt_dropout
+        captions = ["" if drop else text for text, drop in zip(batch["caption"], dropped, strict=True)]
+        noisy = self.path.corrupt(clean, noise, timestep)
+        pred = self.denoise(noisy, timestep, self.condition(batch, captions))
+        loss = self.objective.loss(pred, clean, noise, timestep).mean()
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        index = batch["index"].cpu().numpy()
+        noise = randn(
+            self.latent_shape(batch),
+            generators(self.seed, Stream.NOISE, _VALIDATION, sample=index, device=self.device),
+        )
+        uniform = keyed_uniform(self.seed, Stream.TIMESTEP, _VALIDATION, sample=index)
+        clean, timestep = self.latents(batch), self._timesteps(uniform)
+        pred = self.denoise(
+            self.path.corrupt(clean, noise, timestep), timestep, self.condition(batch, batch["caption"])
+        )
+        loss = self.objective.loss(pred, clean, noise, timestep)
+        self.log("val/loss", loss.mean(), batch_size=len(index), sync_dist=True, prog_bar=True)
+        # The loss by quarter of the path (guided-diffusion's habit) shows what one mean hides.
+        for quarter in range(4):
+            chosen = np.flatnonzero((uniform * 4).astype(int) == quarter)
+            if len(chosen):
+                self.log(f"val/loss_q{quarter}", loss[chosen].mean(), batch_size=len(chosen), sync_dist=True)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        condition: Condition,
+        shape: tuple[int, int, int],
+        sample_ids: list[int],
+        settings: DrawSettings | None = None,
+    ) -> Tensor:
+        """Latents (B, Z, h, w) drawn under a condition; image i depends on (seed, sample_ids[i]) alone.
+
+        Args:
+            condition: of B images.
+            shape: (Z, h, w).
+            sample_ids: B numbers that key the noise.
+            settings: steps, guidance, negative prompt and seed.
+        """
+        settings = settings or DrawSettings()
+        scale = self.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
+        noise, start = self.start_noise(shape, sample_ids, settings.seed)
+        sampler = self.sampler
+        if settings.num_steps is not None:
+            sampler = Sampler(solver=sampler.solver, num_steps=settings.num_steps, eta=sampler.eta)
+        if scale == 1.0:
+            return sampler(lambda x, t: self.denoise(x, t, condition), noise, self.objective, generators=start)
+        negative = self.negative(condition, settings.negative_prompt)
+
+        def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
+            pred, pred_negative = self.denoise_both(noisy, timestep, condition, negative)
+            return guide(pred.float(), pred_negative.float(), scale=scale, rescale=self.guidance_rescale)
+
+        return sampler(guided, noise, self.objective, generators=start)
+
+    def start_noise(
+        self, shape: tuple[int, int, int], sample_ids: list[int], seed: int
+    ) -> tuple[Tensor, list[torch.Generator]]:
+        """The start (B, Z, h, w) of each sample, and the generators that go on from there."""
+        sources = generators(seed, Stream.SAMPLE, sample=sample_ids, device=self.device)
+        return randn(shape, sources), sources
+
+    def denoise_both(
+        self, noisy: Tensor, timestep: Tensor, condition: Condition, negative: Condition
+    ) -> tuple[Tensor, Tensor]:
+        """The predictions under both conditions, in one pass of twice the batch."""
+        both = Condition(_stack(condition.context, negative.context), _stack(condition.cond, negative.cond))
+        pred = self.denoise(torch.cat([noisy, noisy]), torch.cat([timestep, timestep]), both)
+        first, second = pred.chunk(2)
+        return first, second
+
+    def _timesteps(self, uniform: np.ndarray) -> Tensor:
+        steps = torch.from_numpy((uniform * self.path.num_timesteps).astype(np.int64))
+        return steps.to(self.device, non_blocking=True)
+
+
+def _stack(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else torch.cat([first, second])

@@ -1,0 +1,147 @@
+"""The parts of a latent diffusion model, new or from any folder in Stable Diffusion's layout."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, SchedulerMixin, UNet2DConditionModel
+from torch import nn
+
+from networks.text import TextEncoder
+
+_AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+
+
+class LatentDiffusionParts(nn.Module):
+    """U-Net, autoencoder, text encoder and noise schedule of one model.
+
+    Args:
+        unet: diffusers' UNet2DConditionModel.
+        vae: diffusers' AutoencoderKL or AutoencoderTiny.
+        scheduler: a diffusers scheduler whose config names the noise schedule and the prediction.
+        text_encoder: None for an unconditional model (a U-Net without cross-attention blocks).
+
+    Raises:
+        ValueError: widths that do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        unet: UNet2DConditionModel,
+        vae: nn.Module,
+        scheduler: SchedulerMixin,
+        text_encoder: TextEncoder | None = None,
+    ) -> None:
+        super().__init__()
+        if unet.config.in_channels != vae.config.latent_channels:
+            raise ValueError(
+                f"the U-Net takes {unet.config.in_channels} latent channels but the autoencoder makes "
+                f"{vae.config.latent_channels}; set module.parts.unet.in_channels and out_channels to the latter"
+            )
+        if text_encoder is not None and unet.config.cross_attention_dim != text_encoder.width:
+            raise ValueError(
+                f"the U-Net attends to width {unet.config.cross_attention_dim} but the text encoder has width "
+                f"{text_encoder.width}; set module.parts.unet.cross_attention_dim to the latter"
+            )
+        self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
+        self.scheduler = scheduler
+
+    @classmethod
+    def from_folder(cls, source: str, *, revision: str | None = None) -> "LatentDiffusionParts":
+        """Loads the layout that diffusers' StableDiffusionPipeline writes.
+
+        Args:
+            source: a local folder with unet/ vae/ scheduler/ and, unless unconditional, text_encoder/ tokenizer/;
+                or a hub id.
+            revision: branch, tag or commit of a hub id.
+
+        Raises:
+            FileNotFoundError: neither a folder in that layout nor a reachable hub id.
+        """
+        options = {} if revision is None else {"revision": revision}
+        local = Path(source)
+        if local.is_dir() and not (local / "unet").is_dir():
+            raise FileNotFoundError(
+                f"{source} holds no unet/ folder; a base is a folder in Stable Diffusion's layout: "
+                "export a run with `python export.py run=RUN_DIR output=DIR` and give that"
+            )
+        try:
+            unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", **options)
+            scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler", **options)
+            with_text = unet.config.encoder_hid_dim is not None or _attends(unet)
+            text_encoder = TextEncoder.from_folder(source, **options) if with_text else None
+        except (OSError, ValueError) as error:
+            raise _not_found(source, error) from error
+        return cls(unet=unet, vae=load_vae(source, **options), scheduler=scheduler, text_encoder=text_encoder)
+
+    def save(self, folder: Path) -> None:
+        """Writes every part as diffusers' from_pretrained reads it, float weights in safetensors."""
+        self.unet.save_pretrained(folder / "unet")
+        self.vae.save_pretrained(folder / "vae")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        if self.text_encoder is not None:
+            self.text_encoder.save(folder)
+
+
+def _attends(unet: UNet2DConditionModel) -> bool:
+    return any("CrossAttn" in name for name in unet.config.down_block_types)
+
+
+def load_vae(source: str, **options: Any) -> nn.Module:
+    """An AutoencoderKL or AutoencoderTiny, whichever class its config names, from a folder or hub id.
+
+    Args:
+        source: a folder (or hub id) with the weights at the top or under vae/.
+        options: passed on to from_pretrained.
+
+    Raises:
+        FileNotFoundError: no autoencoder there.
+    """
+    local = Path(source)
+    subfolder = "vae" if (local / "vae").is_dir() or not local.is_dir() else None
+    tries = [subfolder, None] if not local.is_dir() else [subfolder]
+    failure: Exception | None = None
+    for place in tries:
+        where = {"subfolder": place} if place else {}
+        try:
+            config = AutoencoderKL.load_config(source, **where, **options)
+            return _AUTOENCODERS[config["_class_name"]].from_pretrained(source, **where, **options)
+        except KeyError as error:
+            raise ValueError(f"{source} holds a {error.args[0]}; expected {' or '.join(_AUTOENCODERS)}") from error
+        except (OSError, ValueError) as error:
+            failure = error
+    assert failure is not None
+    raise _not_found(source, failure)
+
+
+def _not_found(source: str, error: Exception) -> FileNotFoundError:
+    if Path(source).is_dir():
+        return FileNotFoundError(f"the model folder {source} cannot be loaded: {str(error).splitlines()[0]}")
+    return FileNotFoundError(
+        f"no model '{source}': neither a local folder nor a model that the hub answers for; "
+        "check the spelling and the network, or give the path of a downloaded folder"
+    )
+
+
+def write_model_index(folder: Path, pipeline: str, parts: dict[str, tuple[str | None, str | None]]) -> None:
+    """Writes model_index.json, by which diffusers finds the class of each part."""
+    import diffusers
+
+    index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
+    absent = {"safety_checker": [None, None], "feature_extractor": [None, None], "image_encoder": [None, None]}
+    index |= absent | {name: list(where) for name, where in parts.items()} | {"requires_safety_checker": False}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def to_dtype(name: str) -> torch.dtype:
+    """float32, bfloat16 or float16 from its name.
+
+    Raises:
+        ValueError: another name.
+    """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise ValueError(f"module.frozen_dtype is '{name}'; expected one of {', '.join(known)}")
+    return known[name]

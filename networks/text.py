@@ -1,0 +1,82 @@
+"""Text conditions: CLIP's encoder from transformers, or a small byte-level one that needs no vocabulary file.
+
+Shapes: B batch, N tokens, D width.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
+
+
+class TextEncoder(nn.Module):
+    """Tokenizer and encoder as one: captions in, token states out.
+
+    Args:
+        model: transformers' CLIPTextModel.
+        tokenizer: any tokenizer of transformers; captions are padded and cut to its `model_max_length`.
+    """
+
+    def __init__(self, model: CLIPTextModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self._tokens = lru_cache(maxsize=100_000)(self._tokenize)
+
+    @classmethod
+    def byte_level(cls, *, width: int = 96, depth: int = 2, num_heads: int = 4, num_tokens: int = 64) -> "TextEncoder":
+        """A small encoder over UTF-8 bytes, from scratch (the bytes are ByT5's, Xue et al. 2022).
+
+        Args:
+            width: D, also the cross-attention width of the U-Net.
+            depth: transformer layers.
+            num_heads: attention heads.
+            num_tokens: N, the longest caption in bytes, end mark included.
+
+        Example:
+            >>> TextEncoder.byte_level(width=16, num_heads=2)(["red", "blue"]).shape
+            torch.Size([2, 64, 16])
+        """
+        tokenizer = ByT5Tokenizer(extra_ids=0, model_max_length=num_tokens)
+        config = CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            projection_dim=width,
+            num_hidden_layers=depth,
+            num_attention_heads=num_heads,
+            max_position_embeddings=num_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        return cls(CLIPTextModel(config), tokenizer)
+
+    @classmethod
+    def from_folder(cls, source: str, **options: object) -> "TextEncoder":
+        """Loads `text_encoder/` and `tokenizer/` of a diffusers folder or hub id."""
+        tokenizer = AutoTokenizer.from_pretrained(source, subfolder="tokenizer", **options)
+        model = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", **options)
+        return cls(model, tokenizer)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.model.config.hidden_size)
+
+    def forward(self, captions: list[str]) -> Tensor:
+        """Token states (B, N, D) of B captions."""
+        tokens = torch.stack([self._tokens(caption) for caption in captions])
+        return self.model(tokens.to(self.model.device, non_blocking=True))[0]
+
+    def _tokenize(self, caption: str) -> Tensor:
+        length = self.tokenizer.model_max_length
+        row = self.tokenizer(caption, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        return row.input_ids[0]
+
+    def save(self, folder: Path) -> None:
+        """Writes `text_encoder/` and `tokenizer/` as diffusers pipelines read them."""
+        self.model.save_pretrained(folder / "text_encoder")
+        self.tokenizer.save_pretrained(folder / "tokenizer")
