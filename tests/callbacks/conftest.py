@@ -43,7 +43,7 @@ class TinyModule(LightningModule):
         self._maybe_fail("train", batch_idx)
         x = torch.randn(2, 4, generator=torch.Generator().manual_seed(batch_idx))
         loss = (self.net(x) - 1).square().mean()
-        self.losses.append((batch_idx, float(loss)))
+        self.losses.append((batch_idx, loss.item()))
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
