@@ -75,7 +75,7 @@ def build(node: dict[str, Any], path: str, **objects: Any) -> Any:
         return instantiate(node, **objects, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
-        if isinstance(cause, (ValueError, OSError, ImportError)):
+        if isinstance(cause, (ValueError, OSError)):
             raise cause from None
         where = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
         reason = f"{type(cause).__name__}: {cause}" if cause else str(error).splitlines()[0]

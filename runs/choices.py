@@ -60,7 +60,22 @@ def nearest(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if near:
         return "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
-    return f"; choices: {', '.join(names)}" if 0 < len(names) <= 30 else ""
+    choices = ", ".join(names)
+    return f"; choices: {choices}" if 0 < len(choices) <= 300 else ""
+
+
+def nearest_key(key: str, keys: Iterable[str]) -> str:
+    """As `nearest` for a dotted key: its siblings are compared by their last part, unless the parent is wrong too."""
+    parent, _, name = key.rpartition(".")
+    keys = sorted(keys)
+    siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == parent}
+    near = difflib.get_close_matches(name, siblings, n=3, cutoff=0.6)
+    if near:
+        return "; did you mean " + " or ".join(f"'{siblings[n]}'" for n in near) + "?"
+    elsewhere = [k for k in keys if k.rpartition(".")[2] == name]
+    if elsewhere:
+        return "; did you mean " + " or ".join(f"'{k}'" for k in elsewhere[:3]) + "?"
+    return nearest(key, siblings.values() if siblings else keys)
 
 
 def _groups_text() -> str:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -96,7 +97,7 @@ class Launch:
         loss, status = None, "finished"
         try:
             plain = _placed(config)
-            check_single_process(plain)
+            _refuse_several_processes(plain)
             from runs.training import train
 
             loss = train(new_job(plain)).get("val/loss")
@@ -104,11 +105,19 @@ class Launch:
             status = report_failure(error, number, overrides, expected=True)
         except Exception as error:
             status = report_failure(error, number, overrides, expected=False)
-        self.outcomes.append(Outcome(number, hydra.job.override_dirname.replace(",", " "), status, loss))
+        self.outcomes.append(Outcome(number, overrides, status, loss))
         return float("nan") if loss is None else loss
 
 
-def _placed(config: DictConfig) -> dict:
+def _refuse_several_processes(config: dict[str, Any]) -> None:
+    """Ends the whole sweep at once: each job would be refused alike."""
+    try:
+        check_single_process(config)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def _placed(config: DictConfig) -> dict[str, Any]:
     """The resolved config; Hydra's own output folder, where it has one, is the run folder."""
     plain = resolved(config)
     output_dir = Path(HydraConfig.get().runtime.output_dir)

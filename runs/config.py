@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from runs.choices import groups, nearest, options
+from runs.choices import groups, nearest_key, options
 from runs.schema import accepts, check_config
 
 
@@ -109,7 +109,7 @@ def _apply(changed: DictConfig, change: Override, config: dict[str, Any]) -> Non
             f"{change.input_line} chooses a group, but a saved run keeps its own; change single keys such as trainer.max_steps=2000"
         )
     if not change.is_add() and not accepts(config, key) and key not in dotted_keys(config):
-        raise ValueError(f"unknown key '{key}'{nearest(key, dotted_keys(config))}")
+        raise ValueError(f"unknown key '{key}'{nearest_key(key, dotted_keys(config))}")
     OmegaConf.update(changed, key, change.value(), merge=True, force_add=True)
 
 

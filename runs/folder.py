@@ -56,8 +56,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def run_folder(config: dict[str, Any], resume: bool = False) -> Iterator[Path]:
-    """Makes (or on resume re-enters) `run_dir`, saves config and environment, logs there and notes the end.
+def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[Path]:
+    """Makes (or, if it exists, re-enters) `run_dir`, saves config and environment, logs there and notes the end.
 
     Raises:
         FileExistsError: a new run's folder is there already.
@@ -68,12 +68,11 @@ def run_folder(config: dict[str, Any], resume: bool = False) -> Iterator[Path]:
         with run_log(None):
             yield run_dir
         return
-    _make(run_dir, resume)
+    _make(run_dir, exists)
     with _held(run_dir), run_log(run_dir / "train.log"):
         write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         write_text(run_dir / "environment.json", json.dumps(environment(), indent=2) + "\n")
         write_text(run_dir / "status", "running\n")
-        log.info("%s %s", "continuing" if resume else "run folder", _short(run_dir))
         os.environ[RUN_DIR_VARIABLE] = str(run_dir)
         try:
             yield run_dir
@@ -82,20 +81,20 @@ def run_folder(config: dict[str, Any], resume: bool = False) -> Iterator[Path]:
             raise
         else:
             write_text(run_dir / "status", "finished\n")
-            log.info("finished %s", _short(run_dir))
+            log.info("finished %s", short(run_dir))
         finally:
             os.environ.pop(RUN_DIR_VARIABLE, None)
 
 
-def _make(run_dir: Path, resume: bool) -> None:
-    if resume:
+def _make(run_dir: Path, exists: bool) -> None:
+    if exists:
         return
     try:
         run_dir.mkdir(parents=True)
     except FileExistsError as error:
         if not run_dir.is_dir() or any(run_dir.iterdir()):  # a sweep's launcher leaves an empty folder
             raise FileExistsError(
-                f"{run_dir} exists already; continue that run with resume={_short(run_dir)} or choose another run_dir"
+                f"{run_dir} exists already; continue that run with resume={short(run_dir)} or choose another run_dir"
             ) from error
 
 
@@ -129,20 +128,21 @@ def is_held(run_dir: Path) -> bool:
 def _note_failure(run_dir: Path, error: BaseException) -> None:
     if isinstance(error, SystemExit) and error.code in (130, 143):
         reason = f"stopped: {'Ctrl-C' if error.code == 130 else 'SIGTERM'}"
-        log.warning("%s; continue with: python train.py resume=%s", reason, _short(run_dir))
+        log.warning("%s; continue with: python train.py resume=%s", reason, short(run_dir))
     elif isinstance(error, KeyboardInterrupt):
         reason = "stopped: Ctrl-C"
     else:
         reason = f"failed: {' '.join(f'{type(error).__name__}: {error}'.split())}"
         log_error_to_file(error)
-        error.add_note(f"(details: {_short(run_dir)}/train.log)")
+        error.add_note(f"(details: {short(run_dir)}/train.log)")
     try:
         write_text(run_dir / "status", reason + "\n")
     except OSError as full:  # it must not hide why the run failed
         log.warning("status not written: %s", full)
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
+    """A path as a user would type it: relative where it lies below the current folder."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 

@@ -18,6 +18,9 @@ NOISE = (
     "does not have many workers",
     "smaller than the logging interval",
     "limit_val_batches=1.0",
+    "Restoring states from",
+    "Restored all states",
+    "`Trainer.fit` stopped",
     "LeafSpec",  # torch 2.15 to Lightning 2.6
 )
 

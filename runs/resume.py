@@ -1,23 +1,21 @@
 """Which folder a run goes to and which checkpoint it starts from."""
 
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runs.config import load_config, override, with_run_dir
-from runs.folder import RUN_DIR_VARIABLE, is_held, is_main_process, last_checkpoint, status
-
-log = logging.getLogger(__name__)
+from runs.config import load_config, override, stamp, with_run_dir
+from runs.folder import RUN_DIR_VARIABLE, is_held, is_main_process, last_checkpoint, short, status
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training to do: its config, and the checkpoint it goes on from if it continues in its own folder."""
+    """A training to do: its config, the checkpoint of its own folder it goes on from, and whether that folder exists."""
 
     config: dict[str, Any]
     resume_from: Path | None = None
+    folder_exists: bool = False
 
 
 def resume_request(overrides: list[str]) -> Path | None:
@@ -43,7 +41,7 @@ def resumed_job(run_dir: Path, overrides: list[str]) -> Job:
     length = config["trainer"].get("max_steps")
     if status(run_dir) == "finished" and length == saved["trainer"].get("max_steps"):
         raise ValueError(f"{run_dir} is finished; train it further with trainer.max_steps above {length}")
-    return Job(config, checkpoint)
+    return Job(config, checkpoint, folder_exists=True)
 
 
 def new_job(config: dict[str, Any]) -> Job:
@@ -58,16 +56,29 @@ def new_job(config: dict[str, Any]) -> Job:
     given = os.environ.get(RUN_DIR_VARIABLE)
     if given and not is_main_process():  # started by the main process, which chose the folder
         checkpoint = last_checkpoint(Path(given))
-        return Job(with_run_dir(config, Path(given)), checkpoint if checkpoint.is_file() else None)
+        return Job(with_run_dir(config, Path(given)), checkpoint if checkpoint.is_file() else None, True)
     _check_checkpoint(config)
-    found = newest_unfinished(config) if automatic else None
-    return Job(config) if found is None else Job(with_run_dir(config, found), last_checkpoint(found))
+    return _continued(config) if automatic else Job(config)
+
+
+def _continued(config: dict[str, Any]) -> Job:
+    """What resume=auto means: the same command goes on where it was stopped, wherever that was."""
+    run_dir = Path(config["run_dir"])
+    if stamp() not in run_dir.parts and (run_dir / "config.yaml").is_file():  # a folder that the user named
+        if _comparable(load_config(run_dir)) != _comparable(config):
+            raise ValueError(f"{short(run_dir)} holds a run with another config; choose another run_dir")
+        checkpoint = last_checkpoint(run_dir)
+        return Job(config, checkpoint if checkpoint.is_file() else None, folder_exists=True)
+    found = newest_unfinished(config) if stamp() in run_dir.parts else None
+    if found is None:
+        return Job(config)
+    return Job(with_run_dir(config, found), last_checkpoint(found), folder_exists=True)
 
 
 def newest_unfinished(config: dict[str, Any]) -> Path | None:
     """The newest unfinished run of the experiment with the same config and a checkpoint, trained by nobody now."""
     root = Path(config["run_dir"]).parent
-    if root.parent.name == "sweeps":
+    if root.name == stamp():  # outputs/EXPERIMENT/sweeps/STAMP/NUMBER
         root = root.parent.parent
     folders = {p.parent for pattern in ("*", "sweeps/*/*") for p in root.glob(f"{pattern}/config.yaml")}
     for run_dir in sorted(folders, key=lambda p: (p / "config.yaml").stat().st_mtime, reverse=True):
@@ -105,6 +116,3 @@ def check_processes(overrides: list[str]) -> None:
         raise ValueError(
             "several processes were started by a launcher; name their common folder: run_dir=outputs/NAME"
         )
-
-
-__all__ = ["Job", "check_processes", "new_job", "resume_request", "resumed_job"]

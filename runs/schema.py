@@ -4,7 +4,7 @@ from typing import Any
 
 from runs.build import OWN_ROOMS, check_targets
 from runs.choices import nearest, train_keys
-from runs.signatures import Signature, kinds, signature
+from runs.signatures import Signature, kinds, modules, public_names, signature
 
 _HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 _NODES = ("module", "datamodule", "trainer", "callbacks", "logger")
@@ -46,10 +46,20 @@ def _check_node(node: Any, path: str) -> None:
         return
     target = node.get("_target_")
     found = signature(target) if isinstance(target, str) else None
+    if isinstance(target, str) and found is None and target.startswith(OWN_ROOMS):
+        _refuse_target(target, path)
     if found is not None:
         _check_arguments(node, path, found, own=target.startswith(OWN_ROOMS))
     for key, value in node.items():
         _check_node(value, f"{path}.{key}")
+
+
+def _refuse_target(target: str, path: str) -> None:
+    room, _, rest = target.partition(".")
+    module = f"{room}.{rest.partition('.')[0]}"
+    names = public_names(module)
+    near = [f"{module}.{name}" for name in names] if names else modules(room)
+    raise ValueError(f"{path}._target_ is '{target}', which does not exist{nearest(target, near)}")
 
 
 def _check_arguments(node: dict[str, Any], path: str, found: Signature, own: bool) -> None:

@@ -33,6 +33,20 @@ def signature(target: str) -> Signature | None:
     return None
 
 
+def public_names(module: str) -> list[str]:
+    """Classes and functions that a module's text defines; empty if there is no such module."""
+    path = _module_file(module)
+    found = [] if path is None else _tree(path).body
+    return [
+        n.name for n in found if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and not n.name.startswith("_")
+    ]
+
+
+def modules(package: str) -> list[str]:
+    """Modules of one of the project's packages, by full name."""
+    return [f"{package}.{p.stem}" for p in sorted((ROOT / package).glob("*.py")) if p.stem != "__init__"]
+
+
 def _module_file(module: str) -> Path | None:
     top, *rest = module.split(".")
     if (ROOT / top).is_dir():

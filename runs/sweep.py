@@ -14,7 +14,7 @@ class Outcome:
     """How a job of a sweep ended."""
 
     number: int
-    overrides: str
+    overrides: list[str]
     status: str
     loss: float | None = None
 
@@ -29,14 +29,16 @@ def report_failure(error: Exception, number: int, overrides: list[str], expected
     if not expected:
         traceback.print_exception(error)
     sys.stderr.write(f"error: job {number}: {reason}\n")
-    return f"failed: {reason}"
+    return f"failed: {reason.partition(' (details:')[0]}"
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """One line per job: number, overrides, val/loss and status."""
+    """One line per job: number, the overrides in which the jobs differ, val/loss and status."""
+    common = set.intersection(*(set(o.overrides) for o in outcomes)) if len(outcomes) > 1 else set()
     rows = [("job", "overrides", "val/loss", "status")]
     for o in outcomes:
-        rows.append((str(o.number), o.overrides, "-" if o.loss is None else f"{o.loss:.5g}", o.status))
+        own = " ".join(change for change in o.overrides if change not in common)
+        rows.append((str(o.number), own, "-" if o.loss is None else f"{o.loss:.5g}", o.status))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
         "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows

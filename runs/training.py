@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_modules.base import TranslationModule
 from runs.build import build
-from runs.folder import run_folder, write_text
+from runs.folder import run_folder, short, write_text
 from runs.logs import quiet_libraries
 from runs.resume import Job
 
@@ -36,10 +36,11 @@ def train(job: Job) -> dict[str, float]:
     """
     quiet_libraries()
     config = job.config
-    with run_folder(config, resume=job.resume_from is not None) as run_dir:
+    with run_folder(config, exists=job.folder_exists) as run_dir:
         with _sigterm_exits():
             module, datamodule, trainer = parts(config)
-        with _closed_loggers(trainer), _exit_codes(trainer):
+        log.info("%s %s", "continuing" if job.folder_exists else "run folder", short(run_dir))
+        with _closed_loggers(trainer), _exit_codes():
             start = job.resume_from or config["ckpt_path"]
             trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
             figures = _figures(trainer)
