@@ -3,12 +3,13 @@
 import hydra
 from omegaconf import DictConfig
 
+from runs.choices import CONF
 from runs.cli import Launch, run_door
 
 launch = Launch()
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def compose(config: DictConfig) -> float | None:
     """Takes the config that Hydra composed."""
     return launch.add(config)

@@ -1,0 +1,112 @@
+"""The run folder from the first step to the last: files, resuming, sweeps and failures."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from runs.config import load_config
+from runs.folder import run_folder, status
+from runs.resume import resumed_job
+from tests.runs.conftest import TINY
+
+
+def test_a_run_leaves_its_files_and_can_be_rebuilt_and_resumed(door, tmp_path: Path, capfd) -> None:
+    run_dir = tmp_path / "run"
+    assert door(*TINY, "run_dir=run", "trainer.val_check_interval=2") == 0
+    assert status(run_dir) == "finished"
+    assert "val/loss" in json.loads((run_dir / "metrics.json").read_text())
+    environment = json.loads((run_dir / "environment.json").read_text())
+    assert environment["packages"]["torch"]
+
+    from runs.training import build_module
+
+    config = load_config(run_dir)
+    assert "${" not in (run_dir / "config.yaml").read_text()
+    assert build_module(config).vae.config.block_out_channels == [8, 8, 8]
+
+    # each message once on the screen
+    err = capfd.readouterr().err
+    assert err.count("Autoencoder:") == 1
+    assert "Tip" not in err
+    assert "GPU available" not in err
+
+    assert door("resume=run") == "error: run is finished; train it further with trainer.max_steps above 2"
+    assert door(*TINY, "run_dir=run").startswith(f"error: {run_dir} exists already; continue that run")
+    assert "chooses a group" in door("resume=run", "trainer=cpu")
+    assert "unknown key 'trainer.max_step'; did you mean 'trainer.max_steps'?" in door(
+        "resume=run", "trainer.max_step=3"
+    )
+    assert door("resume=run", "trainer.max_steps=fast") == "error: trainer.max_steps is 'fast', expected int"
+    assert door("resume=run", "trainer.max_steps=3") == 0
+    assert "resumed at step 2" in (run_dir / "train.log").read_text()
+    assert load_config(run_dir)["trainer"]["max_steps"] == 3
+
+    # a moved folder and a start from its checkpoint in a new one
+    moved = run_dir.rename(run_dir.with_name("moved"))
+    assert door("resume=moved", "trainer.max_steps=4") == 0
+    assert not run_dir.exists()
+    start = f"ckpt_path={moved}/checkpoints/last.ckpt"
+    assert door(*TINY, "run_dir=other", start, "trainer.max_steps=5") == 0
+    assert status(run_dir.with_name("other")) == "finished"
+
+
+def test_automatic_resume_takes_the_unfinished_run_with_the_same_config(door, tmp_path: Path) -> None:
+    assert door(*TINY, "resume=auto") == 0
+    (first,) = (tmp_path / "outputs/autoencoder").iterdir()
+    (first / "status").write_text("stopped: SIGTERM\n")
+    assert door(*TINY, "resume=auto", "trainer.max_steps=3") == 0
+    assert "continuing" in (first / "train.log").read_text()
+    assert status(first) == "finished"
+    (first / "status").write_text("stopped: SIGTERM\n")
+    assert door(*TINY, "resume=auto", "seed=1") == 0
+    assert len(list((tmp_path / "outputs/autoencoder").iterdir())) == 2
+
+
+def test_a_failing_job_does_not_lose_the_others(door, tmp_path: Path, capsys) -> None:
+    assert door("-m", *TINY, "module.optimizer.lr=-1,1e-3", "trainer.val_check_interval=2") == 1
+    table = capsys.readouterr().out.strip().splitlines()
+    assert table[0].split() == ["job", "overrides", "val/loss", "status"]
+    assert table[1].endswith("failed: Invalid learning rate: -1")
+    assert table[2].endswith("finished")
+    folders = sorted((tmp_path / "outputs/autoencoder/sweeps").glob("*/*/status"))
+    assert [f.read_text().split(":")[0].strip() for f in folders] == ["failed", "finished"]
+
+
+def test_data_errors_name_the_log(door, tmp_path: Path, capfd) -> None:
+    message = door(*TINY, "datamodule=photos", "datamodule.root=nowhere", "run_dir=run")
+    assert "nowhere" in message
+    assert message.endswith("(details: run/train.log)")
+    assert status(tmp_path / "run").startswith("failed: ")
+    assert "Traceback" in (tmp_path / "run/train.log").read_text()
+    assert "Traceback" not in capfd.readouterr().err
+    assert "wrote no checkpoint yet" in door("resume=run")
+
+
+def test_a_folder_is_held_by_one_run_and_marked_at_the_end(tmp_path: Path) -> None:
+    config = {"run_dir": str(tmp_path / "run")}
+    with pytest.raises(KeyError), run_folder(config) as run_dir:  # noqa: PT012
+        logging.getLogger("runs").info("hello")
+        with (
+            pytest.raises(BlockingIOError, match="another process is training"),
+            run_folder(config, exists=True),
+        ):
+            pass
+        raise KeyError("a bug")
+    assert status(run_dir) == "failed: KeyError: 'a bug'"
+    assert "hello" in (run_dir / "train.log").read_text()
+    with pytest.raises(FileExistsError, match="exists already"), run_folder(config):
+        pass
+
+
+def test_a_saved_config_takes_checked_overrides_alone(tmp_path: Path) -> None:
+    OmegaConf.save({"run_dir": "elsewhere", "trainer": {}, "module": None}, tmp_path / "config.yaml")
+    with pytest.raises(ValueError, match="~seed cannot change a saved run"):
+        resumed_job(tmp_path, ["~seed"])
+    with pytest.raises(ValueError, match="is a sweep"):
+        resumed_job(tmp_path, ["seed=1,2"])
+    (tmp_path / "config.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_config(tmp_path)
