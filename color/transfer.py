@@ -90,6 +90,19 @@ def transfer_chroma(
     return _assemble(photo, chroma_at, strip_px, star)
 
 
+def working_copy(photo: Tensor, *, short_px: int, grid_px: int) -> Tensor:
+    """Returns a small float copy (1, 3, h, w) in [0, 1] of a photo uint8 (3, H, W) for a network.
+
+    The short side becomes `short_px` and the aspect is kept as far as sides that are multiples of `grid_px` allow; the
+    chroma drawn on the copy is stretched back with it.
+    """
+    height, width = photo.shape[-2:]
+    scale = short_px / min(height, width)
+    size = [max(grid_px, round(side * scale / grid_px) * grid_px) for side in (height, width)]
+    # uint8 interpolation is antialiased and holds no float copy of a large photo.
+    return F.interpolate(photo[None], size=size, mode="bilinear", antialias=True).float() / 255
+
+
 def guide_size(photo_size: tuple[int, int], short_px: int) -> tuple[int, int]:
     """Returns (height, width) with the photo's aspect, short side at most short_px, never above the photo's size."""
     scale = min(1.0, short_px / min(photo_size))

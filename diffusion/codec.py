@@ -59,7 +59,9 @@ class LatentCodec(nn.Module):
 
         AutoencoderTiny has no posterior: its log variance is -30, which `sample` turns into no noise.
         """
-        encoded = self.vae.encode((image * 2 - 1).to(self.vae.dtype))
+        # In the weights' own precision, whatever the trainer's: a cached latent equals one encoded on the fly.
+        with torch.autocast(image.device.type, enabled=False):
+            encoded = self.vae.encode((image * 2 - 1).to(self.vae.dtype))
         if hasattr(encoded, "latent_dist"):
             posterior = encoded.latent_dist
             return torch.cat([posterior.mean, posterior.logvar], dim=1).float()
@@ -79,7 +81,8 @@ class LatentCodec(nn.Module):
     @torch.no_grad()
     def decode(self, latent: Tensor) -> Tensor:
         """The image float32 (B, 3, H, W), clamped to [0, 1], of a scaled latent (B, Z, h, w)."""
-        decoded = self.vae.decode((latent / self.scale_factor).to(self.vae.dtype)).sample
+        with torch.autocast(latent.device.type, enabled=False):
+            decoded = self.vae.decode((latent / self.scale_factor).to(self.vae.dtype)).sample
         return (decoded.float() / 2 + 0.5).clamp(0, 1)
 
 

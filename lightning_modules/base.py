@@ -11,6 +11,7 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
 from diffusion.seeding import Stream, generators, keyed_integers
+from lightning_modules.requests import DrawSettings, PredictRequest
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -54,6 +55,14 @@ class TranslationModule(L.LightningModule):
     def sample_panels(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Pictures (B, 3, H, W) in [0, 1] to look at, by column name in order."""
         raise TypeError(f"{type(self).__name__} draws no sample pictures; set callbacks.samples=null")
+
+    def evaluated_images(self, batch: dict[str, Any], settings: DrawSettings) -> dict[str, Tensor]:
+        """What evaluation compares with batch["image"]: images (B, 3, H, W) in [0, 1] by row name, ours first."""
+        raise TypeError(f"{type(self).__name__} has no evaluation")
+
+    def predict_photo(self, photo: Tensor, request: PredictRequest) -> list[Tensor]:
+        """Results uint8 (3, H', W') for one photo uint8 (3, H, W), `request.num_samples` of them."""
+        raise TypeError(f"{type(self).__name__} has no prediction")
 
     def export(self, folder: Path) -> None:
         """Writes what plain diffusers loads into an existing folder."""
@@ -103,7 +112,7 @@ class TranslationModule(L.LightningModule):
 
     def batch_number(self) -> int:
         """The number of this training batch since the run began; resume continues it."""
-        return int(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready) - 1
+        return int(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
 
     def step_key(self, stream: Stream) -> tuple[int, int, int]:
         """The key of one stream's randomness in this training step."""

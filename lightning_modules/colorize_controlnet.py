@@ -12,9 +12,10 @@ from diffusers import ControlNetModel
 from torch import Tensor, nn
 
 from color.lab import grey_image, lightness
-from color.transfer import transfer_chroma_exact
-from lightning_modules.latent import Condition, DrawSettings, LatentModule
+from color.transfer import transfer_chroma, transfer_chroma_exact, working_copy
+from lightning_modules.latent import Condition, LatentModule
 from lightning_modules.latent_diffusion import stable_diffusion_parts
+from lightning_modules.requests import DrawSettings, PredictRequest
 from networks.latent_diffusion_parts import write_model_index
 
 GuidanceDrops = Literal["prompt", "cond", "both"]
@@ -141,6 +142,28 @@ class ColorizeControlNet(LatentModule):
             "result with prompt": self.colorize(given, batch["caption"], ids, settings),
             "truth": batch["image"],
         }
+
+    @torch.no_grad()
+    def evaluated_images(self, batch: dict[str, Any], settings: DrawSettings) -> dict[str, Tensor]:
+        image = batch["image"]
+        given, ids = lightness(image), batch["index"].tolist()
+        return {
+            "no prompt": self.colorize(given, [""] * len(ids), ids, settings),
+            "caption as prompt": self.colorize(given, batch["caption"], ids, settings),
+            "autoencoder's ceiling": transfer_chroma_exact(
+                given, self.codec.decode(self.codec.encode(image))
+            ),
+            "grey": grey_image(given),
+        }
+
+    @torch.no_grad()
+    def predict_photo(self, photo: Tensor, request: PredictRequest) -> list[Tensor]:
+        """The photo in colour at its own size: chroma is drawn at the working size and carried up edge-aware."""
+        small = working_copy(photo, short_px=request.short_px, grid_px=self.grid_px())
+        given = lightness(small.to(self.device)).expand(request.num_samples, -1, -1, -1)
+        captions = [request.prompt] * request.num_samples
+        drawn = self.colorize(given, captions, request.sample_ids, request.draw).cpu()
+        return [transfer_chroma(photo, colored) for colored in drawn]
 
     def export(self, folder: Path) -> None:
         self.parts.save(folder)

@@ -17,7 +17,9 @@ from diffusion.paths import GaussianPath
 from diffusion.samplers import Sampler
 from diffusion.seeding import Stream, generators, keyed_uniform, randn
 from lightning_modules.base import TranslationModule
-from networks.latent_diffusion_parts import LatentDiffusionParts
+from lightning_modules.requests import DrawSettings
+from networks.latent_diffusion_parts import LatentDiffusionParts, to_dtype
+from networks.text_cache import TextCache
 
 # Validation draws its noise from keys of its own, the same at every validation.
 _VALIDATION = 1_000_003
@@ -31,16 +33,6 @@ class Condition:
     cond: Tensor | None = None  # (B, 1, H, W) or any other spatial condition
 
 
-@dataclass(frozen=True)
-class DrawSettings:
-    """How a sample is drawn; None keeps what the module was built with."""
-
-    num_steps: int | None = None
-    guidance_scale: float | None = None
-    negative_prompt: str = ""
-    seed: int = 0
-
-
 class LatentModule(TranslationModule):
     """Learns to denoise latents; a method says what the condition is and which networks answer.
 
@@ -52,6 +44,8 @@ class LatentModule(TranslationModule):
         prompt_dropout: probability in [0, 1] that a training prompt is replaced by the empty one.
         guidance_scale: of classifier-free guidance; 1 turns it off.
         guidance_rescale: in [0, 1], against over-saturation.
+        frozen_dtype: of the frozen parts while training: float32, bfloat16, float16, or auto for the trainer's.
+        text_cache_dir: folder for the states of a frozen text encoder; None keeps them in memory alone.
         shared: as TranslationModule.
     """
 
@@ -65,6 +59,8 @@ class LatentModule(TranslationModule):
         prompt_dropout: float = 0.1,
         guidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
+        frozen_dtype: str = "auto",
+        text_cache_dir: str | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -81,6 +77,9 @@ class LatentModule(TranslationModule):
         self.prompt_dropout = prompt_dropout
         self.guidance_scale = guidance_scale
         self.guidance_rescale = guidance_rescale
+        self._frozen_dtype = frozen_dtype
+        self._text_cache_dir = text_cache_dir
+        self._text_cache: TextCache | None = None
 
     # ---- what a method answers
 
@@ -95,14 +94,36 @@ class LatentModule(TranslationModule):
     def negative(self, condition: Condition, prompt: str) -> Condition:
         """The condition that guidance pushes away from."""
         if condition.context is None:
-            raise ValueError("guidance on an unconditional model has nothing to push away from; set guidance_scale=1")
+            raise ValueError(
+                "guidance on an unconditional model has nothing to push away from; set guidance_scale=1"
+            )
         return replace(condition, context=self.embed([prompt] * len(condition.context)))
 
     # ---- shared
 
     def embed(self, captions: list[str]) -> Tensor | None:
         """Text states (B, N, D), or None for an unconditional model."""
-        return None if self.parts.text_encoder is None else self.parts.text_encoder(captions)
+        encoder = self.parts.text_encoder
+        if encoder is None or encoder in self.trained_networks():
+            return None if encoder is None else encoder(captions)
+        if self._text_cache is None:
+            self._text_cache = TextCache(encoder, folder=self._text_cache_dir)
+        return self._text_cache(captions)
+
+    def setup(self, stage: str) -> None:
+        """Puts the frozen parts of a training into low precision: autocast would convert them anew in every step."""
+        if stage != "fit":
+            return
+        name = self._frozen_dtype
+        if name == "auto":
+            name = {"bf16-mixed": "bfloat16", "16-mixed": "float16"}.get(
+                str(self.trainer.precision), "float32"
+            )
+        trained = {id(p) for p in self.parameters() if p.requires_grad}
+        for parameter in self.parts.parameters():
+            if id(parameter) not in trained:
+                parameter.data = parameter.data.to(to_dtype(name))
+        self._text_cache = None
 
     def latents(self, batch: dict[str, Any], noise: Tensor | None = None) -> Tensor:
         """Scaled latents (B, Z, h, w) of batch["image"], from the cached moments where the batch has them."""
@@ -170,7 +191,9 @@ class LatentModule(TranslationModule):
         if settings.num_steps is not None:
             sampler = Sampler(solver=sampler.solver, num_steps=settings.num_steps, eta=sampler.eta)
         if scale == 1.0:
-            return sampler(lambda x, t: self.denoise(x, t, condition), noise, self.objective, generators=start)
+            return sampler(
+                lambda x, t: self.denoise(x, t, condition), noise, self.objective, generators=start
+            )
         negative = self.negative(condition, settings.negative_prompt)
 
         def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
@@ -178,6 +201,10 @@ class LatentModule(TranslationModule):
             return guide(pred.float(), pred_negative.float(), scale=scale, rescale=self.guidance_rescale)
 
         return sampler(guided, noise, self.objective, generators=start)
+
+    def grid_px(self) -> int:
+        """Sides of an image that the networks take are multiples of this many pixels."""
+        return self.codec.downscale * 2 ** (len(self.parts.unet.config.block_out_channels) - 1)
 
     def start_noise(
         self, shape: tuple[int, int, int], sample_ids: list[int], seed: int

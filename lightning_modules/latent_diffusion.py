@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.latent import DrawSettings, LatentModule
+from lightning_modules.latent import LatentModule
+from lightning_modules.requests import DrawSettings, PredictRequest
 from networks.latent_diffusion_parts import LatentDiffusionParts, write_model_index
 
 
@@ -33,7 +34,9 @@ class LatentDiffusion(LatentModule):
     def __init__(self, *, train_text_encoder: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
         if train_text_encoder and self.parts.text_encoder is None:
-            raise ValueError("module.train_text_encoder=true, but the model has no text encoder; set it to false")
+            raise ValueError(
+                "module.train_text_encoder=true, but the model has no text encoder; set it to false"
+            )
         self._train_text_encoder = train_text_encoder
         self.freeze_all_but_trained()
 
@@ -56,6 +59,23 @@ class LatentDiffusion(LatentModule):
         ids = batch["index"].tolist()
         drawn = self.generate(batch["caption"], ids, tuple(image.shape[-2:]), DrawSettings(seed=self.seed))
         return {"photo": image, "decoded latent": self.codec.decode(self.latents(batch)), "sample": drawn}
+
+    @torch.no_grad()
+    def evaluated_images(self, batch: dict[str, Any], settings: DrawSettings) -> dict[str, Tensor]:
+        image, ids = batch["image"], batch["index"].tolist()
+        return {
+            "sample from caption": self.generate(batch["caption"], ids, tuple(image.shape[-2:]), settings),
+            "autoencoder's ceiling": self.codec.decode(self.codec.encode(image)),
+        }
+
+    def generate_prompt(self, request: PredictRequest) -> list[Tensor]:
+        """Results uint8 (3, H, W) of a prompt alone; H and W are rounded to the model's grid."""
+        grid = self.grid_px()
+        sides = request.size_px or (request.short_px, request.short_px)
+        height, width = (max(grid, round(side / grid) * grid) for side in sides)
+        captions = [request.prompt] * request.num_samples
+        drawn = self.generate(captions, request.sample_ids, (height, width), request.draw)
+        return list((drawn * 255).round().to(torch.uint8).cpu())
 
     def export(self, folder: Path) -> None:
         self.parts.save(folder)

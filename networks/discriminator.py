@@ -1,6 +1,5 @@
 """The patch discriminator of pix2pix (Isola et al. 2017) for the adversarial term of an autoencoder."""
 
-import torch
 from torch import Tensor, nn
 
 

@@ -109,7 +109,9 @@ def load_vae(source: str, **options: Any) -> nn.Module:
             config = AutoencoderKL.load_config(source, **where, **options)
             return _AUTOENCODERS[config["_class_name"]].from_pretrained(source, **where, **options)
         except KeyError as error:
-            raise ValueError(f"{source} holds a {error.args[0]}; expected {' or '.join(_AUTOENCODERS)}") from error
+            raise ValueError(
+                f"{source} holds a {error.args[0]}; expected {' or '.join(_AUTOENCODERS)}"
+            ) from error
         except (OSError, ValueError) as error:
             failure = error
     assert failure is not None
@@ -130,8 +132,14 @@ def write_model_index(folder: Path, pipeline: str, parts: dict[str, tuple[str | 
     import diffusers
 
     index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
-    absent = {"safety_checker": [None, None], "feature_extractor": [None, None], "image_encoder": [None, None]}
-    index |= absent | {name: list(where) for name, where in parts.items()} | {"requires_safety_checker": False}
+    absent = {
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+    }
+    index |= (
+        absent | {name: list(where) for name, where in parts.items()} | {"requires_safety_checker": False}
+    )
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 

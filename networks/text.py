@@ -26,7 +26,9 @@ class TextEncoder(nn.Module):
         self._tokens = lru_cache(maxsize=100_000)(self._tokenize)
 
     @classmethod
-    def byte_level(cls, *, width: int = 96, depth: int = 2, num_heads: int = 4, num_tokens: int = 64) -> "TextEncoder":
+    def byte_level(
+        cls, *, width: int = 96, depth: int = 2, num_heads: int = 4, num_tokens: int = 64
+    ) -> "TextEncoder":
         """A small encoder over UTF-8 bytes, from scratch (the bytes are ByT5's, Xue et al. 2022).
 
         Args:
@@ -73,7 +75,9 @@ class TextEncoder(nn.Module):
 
     def _tokenize(self, caption: str) -> Tensor:
         length = self.tokenizer.model_max_length
-        row = self.tokenizer(caption, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        row = self.tokenizer(
+            caption, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
         return row.input_ids[0]
 
     def save(self, folder: Path) -> None:

@@ -43,7 +43,11 @@ def tiny_unet(text_width: int | None = 16, num_channels: int = 4) -> UNet2DCondi
 
 def tiny_parts(text: bool = True, halvings: int = 2, **schedule: Any) -> LatentDiffusionParts:
     torch.manual_seed(0)
-    settings = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    settings = {
+        "rescale_betas_zero_snr": True,
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+    }
     return LatentDiffusionParts(
         unet=tiny_unet(16 if text else None),
         vae=tiny_vae(halvings=halvings),

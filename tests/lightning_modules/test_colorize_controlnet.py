@@ -14,7 +14,9 @@ from tests.models import photo_batch, tiny_parts, tiny_settings
 
 def make(**settings):
     torch.manual_seed(0)
-    return ColorizeControlNet(parts=settings.pop("parts", None) or tiny_parts(), **tiny_settings(**settings)).eval()
+    return ColorizeControlNet(
+        parts=settings.pop("parts", None) or tiny_parts(), **tiny_settings(**settings)
+    ).eval()
 
 
 def open_zero_convolutions(module: ColorizeControlNet) -> None:
@@ -101,7 +103,10 @@ def test_a_sample_does_not_depend_on_its_batch():
 
 @pytest.mark.parametrize(
     ("settings", "text"),
-    [({"guidance_drops": "text"}, "guidance_drops"), ({"cond_channels": [8, 8]}, "cond_channels has 2 widths")],
+    [
+        ({"guidance_drops": "text"}, "guidance_drops"),
+        ({"cond_channels": [8, 8]}, "cond_channels has 2 widths"),
+    ],
 )
 def test_bad_settings_are_named(settings, text):
     with pytest.raises(ValueError, match=text):

@@ -1,0 +1,72 @@
+"""States of a frozen text encoder, computed once per caption."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from networks.text import TextEncoder
+
+
+class TextCache:
+    """Answers as the encoder does, from memory and, where a folder is given, from disk.
+
+    Args:
+        encoder: frozen; its weights are part of the key of the files.
+        folder: one file for each caption; None keeps memory alone.
+        max_captions: kept in memory.
+    """
+
+    def __init__(
+        self, encoder: TextEncoder, *, folder: str | None = None, max_captions: int = 20_000
+    ) -> None:
+        self._encoder = encoder
+        self._max_captions = max_captions
+        self._memory: dict[str, Tensor] = {}
+        self._folder = None
+        if folder is not None:
+            self._folder = Path(folder) / f"text-{_fingerprint(encoder)}"
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    @torch.no_grad()
+    def __call__(self, captions: list[str]) -> Tensor:
+        """Token states (B, N, D) of B captions, on the encoder's device."""
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self._memory]
+        absent = [caption for caption in new if not self._read(caption)]
+        if absent:
+            for caption, states in zip(absent, self._encoder(absent), strict=True):
+                self._keep(caption, states.clone())
+        found = torch.stack([self._memory[caption] for caption in captions])
+        while len(self._memory) > self._max_captions:
+            del self._memory[next(iter(self._memory))]
+        return found
+
+    def _keep(self, caption: str, states: Tensor) -> None:
+        self._memory[caption] = states
+        if self._folder is not None:
+            path = self._path(caption)
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            save_file({"states": states.contiguous().cpu()}, temporary)
+            os.replace(temporary, path)
+
+    def _read(self, caption: str) -> bool:
+        if self._folder is None or not self._path(caption).is_file():
+            return False
+        states = load_file(self._path(caption))["states"]
+        self._memory[caption] = states.to(self._encoder.model.device)
+        return True
+
+    def _path(self, caption: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{hashlib.sha256(caption.encode()).hexdigest()[:32]}.safetensors"
+
+
+def _fingerprint(encoder: TextEncoder) -> str:
+    digest = hashlib.sha256(str(encoder.tokenizer.model_max_length).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:24]

@@ -1,0 +1,32 @@
+"""Which data a trained run reads: its own, or what the user gives instead."""
+
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+from runs.config import override
+from runs.load import REPOSITORY, at_home
+
+
+def with_datamodule(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The run's config with its data changed by words such as datamodule.root=DIR or datamodule=builtin_photos.
+
+    Raises:
+        ValueError: an unknown key or value.
+    """
+    group = [word for word in overrides if word.startswith("datamodule=")]
+    if group:
+        config = {**config, "datamodule": _composed(group[-1], config["seed"])}
+    changed = override(config, [word for word in overrides if word not in group])
+    return {**changed, "datamodule": at_home(changed["datamodule"])}
+
+
+def _composed(word: str, seed: int) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        composed = compose("train", [word])
+    node = OmegaConf.to_container(OmegaConf.merge(composed, {"seed": seed}), resolve=False)["datamodule"]
+    return OmegaConf.to_container(OmegaConf.create({"seed": seed, "datamodule": node}), resolve=True)[
+        "datamodule"
+    ]
