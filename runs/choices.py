@@ -69,7 +69,7 @@ def nearest_key(key: str, keys: Iterable[str]) -> str:
     parent, _, name = key.rpartition(".")
     keys = sorted(keys)
     siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == parent}
-    near = difflib.get_close_matches(name, siblings, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, siblings, n=3, cutoff=0.7)
     if near:
         return "; did you mean " + " or ".join(f"'{siblings[n]}'" for n in near) + "?"
     elsewhere = [k for k in keys if k.rpartition(".")[2] == name]

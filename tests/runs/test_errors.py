@@ -1,5 +1,8 @@
 """Each wrong command line ends in one sentence before torch is needed and leaves no run folder."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,3 +83,15 @@ def test_cfg_job_shows_the_config(door, capsys) -> None:
     text = capsys.readouterr().out
     assert "experiment_name: autoencoder" in text
     assert "hydra" not in text
+
+
+def test_answers_without_a_training_import_nothing_heavy() -> None:
+    root = Path(__file__).parents[2]
+    code = (
+        "import sys, runpy; sys.argv = ['train.py', 'experiment=autoencoder', '--cfg', 'job']; "
+        "runpy.run_path('train.py', run_name='__main__'); "
+        "assert not {'torch', 'lightning', 'diffusers', 'wandb'} & set(sys.modules)"
+    )
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True)
+    assert time.perf_counter() - start < 10  # 0.6 s on an idle machine; with torch 5 s and more
