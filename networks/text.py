@@ -16,7 +16,8 @@ class TextEncoder(nn.Module):
 
     Args:
         model: transformers' CLIPTextModel.
-        tokenizer: any tokenizer of transformers; captions are padded and cut to its `model_max_length`.
+        tokenizer: any tokenizer of transformers; captions are padded and cut to its `model_max_length`, or to the
+            model's positions where those are fewer.
     """
 
     def __init__(self, model: CLIPTextModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -74,7 +75,8 @@ class TextEncoder(nn.Module):
         return self.model(tokens.to(self.model.device, non_blocking=True))[0]
 
     def _tokenize(self, caption: str) -> Tensor:
-        length = self.tokenizer.model_max_length
+        # Tokenizer files without a length give 1e30.
+        length = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
         row = self.tokenizer(
             caption, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         )
