@@ -1,0 +1,147 @@
+"""What holds for the project as a whole: configs, the lock file, portability, the direction of imports."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from packaging.requirements import Requirement
+
+from runs.choices import CONF, options
+from runs.config import resolved
+
+ROOT = Path(__file__).parents[1]
+# A room imports itself and rooms of a lower number.
+LEVELS = {
+    "color": 0,
+    "diffusion": 1,
+    "networks": 1,
+    "metrics": 2,
+    "datamodules": 3,
+    "lightning_modules": 3,
+    "callbacks": 4,
+    "runs": 5,
+}
+RUNNERS = {"lightning", "hydra", "omegaconf", "wandb"}  # not for the rooms that hold tensors and networks
+
+
+def tracked_files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_composes_and_passes_the_checks(name: str) -> None:
+    words = [f"experiment={name}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        missing = OmegaConf.missing_keys(compose("train", words))
+        config = compose("train", words + [f"{key}=DIR" for key in sorted(missing)])
+    checked = resolved(config)  # which calls runs.schema.check_config
+    assert checked["experiment_name"] == Path(name).name
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment" / "paper").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_number_of_a_paper_setting_has_its_source_beside_it(path: Path) -> None:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if re.search(r":\s*\[?[-\d.]+", line.partition("#")[0]):
+            assert "#" in line, f"no source: {line}"
+
+
+def locked() -> dict[str, str]:
+    """Lines of each requirement of the lock file by NAME==VERSION."""
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    blocks = re.split(
+        r"^(?=[A-Za-z0-9])", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE), flags=re.MULTILINE
+    )
+    return {block.split()[0]: block for block in blocks if block.strip()}
+
+
+def test_the_lock_file_has_hashes_and_names_no_host() -> None:
+    found = locked()
+    assert len(found) > 50
+    for name, block in found.items():
+        assert re.match(r"[\w.-]+==[\w.+]+$", name), name
+        assert "--hash=sha256:" in block, name
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    for part in ("://", "--index-url", "--extra-index-url", "--find-links", "--trusted-host"):
+        assert not re.search(rf"^[^#]*{part}", text, flags=re.MULTILINE), part
+
+
+def declared() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    lists = [
+        project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"].values(),
+        *project["dependency-groups"].values(),
+    ]
+    return [Requirement(text) for group in lists for text in group]
+
+
+def test_malicious_lightning_uploads_are_excluded() -> None:
+    # 2.6.2 and 2.6.3 were malicious uploads (GHSA-w37p-236h-pfx3).
+    lightning = next(r for r in declared() if r.name == "lightning")
+    for version in ("2.6.2", "2.6.3"):
+        assert version not in lightning.specifier
+        assert not any(
+            name in (f"lightning=={version}", f"pytorch-lightning=={version}") for name in locked()
+        )
+
+
+def test_every_dependency_has_an_upper_bound_and_is_locked() -> None:
+    names = {name.partition("==")[0] for name in locked()}
+    for requirement in declared():
+        assert any(s.operator in ("<", "==", "~=") for s in requirement.specifier), str(requirement)
+        assert requirement.name in names, f"{requirement.name} is not in requirements.lock"
+
+
+def test_no_file_names_a_machine_or_a_registry() -> None:
+    folders = "|".join(("work", "home", "root", "Users", "mnt"))
+    hosts = "|".join(re.escape(h) for h in ("pypi" + ".org", "python" + "hosted", "index" + "-url ="))
+    pattern = re.compile(rf"(?<![\w.$}}\])-])/(?:{folders})/\w|{hosts}")
+    for path in tracked_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # weights and pictures
+        found = pattern.search(text)
+        assert found is None, f"{path.relative_to(ROOT)}: {found.group()}"
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level packages that a file imports anywhere in its text."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("room", sorted(LEVELS))
+def test_imports_point_downward(room: str) -> None:
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files
+    for path in files:
+        for package in imported(path):
+            if package in LEVELS:
+                lower = LEVELS[package] < LEVELS[room]
+                assert package == room or lower, f"{path.relative_to(ROOT)} imports {package}"
+            if LEVELS[room] <= LEVELS["networks"]:
+                assert package not in RUNNERS, f"{path.relative_to(ROOT)} imports {package}"
+
+
+def test_help_and_config_come_without_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['train.py', 'experiment=autoencoder', '--cfg', 'job']\n"
+        "import train\ntrain.run_door(train.main)\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "experiment_name: autoencoder" in done.stdout
