@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from diffusion.seeding import Stream, randn
 from lightning_modules.base import TranslationModule
+from lightning_modules.requests import DrawSettings, PredictRequest
 
 
 class Autoencoder(TranslationModule):
@@ -111,6 +112,11 @@ class Autoencoder(TranslationModule):
         self.log("val/loss", loss, batch_size=len(image), sync_dist=True, prog_bar=True)
         self.log("val/psnr", psnr.mean(), batch_size=len(image), sync_dist=True)
 
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        image = batch["image"]
+        error = (self.reconstruct(image) - image).square().flatten(1).mean(1)
+        self.log("test/psnr", (-10 * error.log10()).mean(), batch_size=len(image), sync_dist=True)
+
     def on_validation_epoch_end(self) -> None:
         # The scale factor of Rombach et al. 2022 (App. G), one over the latents' root mean square.
         if self._latent_count:
@@ -128,13 +134,25 @@ class Autoencoder(TranslationModule):
         self.vae.register_to_config(scaling_factor=checkpoint["scaling_factor"])
 
     @torch.no_grad()
-    def sample_panels(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        image = batch["image"]
+    def reconstruct(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W) in [0, 1] through the latent mean and back; H and W on the codec's grid."""
         mean = self.vae.encode(image * 2 - 1).latent_dist.mean
-        return {
-            "input": image,
-            "reconstruction": (self.vae.decode(mean).sample.float() / 2 + 0.5).clamp(0, 1),
-        }
+        return (self.vae.decode(mean).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    def sample_panels(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return {"input": batch["image"], "reconstruction": self.reconstruct(batch["image"])}
+
+    def evaluated_images(self, batch: dict[str, Any], settings: DrawSettings) -> dict[str, Tensor]:
+        return {"reconstruction": self.reconstruct(batch["image"])}
+
+    def predict_photo(self, photo: Tensor, request: PredictRequest) -> list[Tensor]:
+        """The photo's reconstruction at its own size; its edges are repeated up to the codec's grid."""
+        grid = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        height, width = photo.shape[-2:]
+        image = photo[None].to(self.device).float() / 255
+        padded = F.pad(image, (0, -width % grid, 0, -height % grid), mode="replicate")
+        result = self.reconstruct(padded)[0, :, :height, :width]
+        return [(result * 255).round().to(torch.uint8).cpu()] * request.num_samples
 
     def export(self, folder: Path) -> None:
         self.vae.save_pretrained(folder / "vae", variant=None)

@@ -11,11 +11,12 @@ import torch
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
-from color.lab import grey_image, lightness
+from color.lab import grey_image, lightness, rgb_to_lab
 from color.transfer import transfer_chroma, transfer_chroma_exact, working_copy
 from lightning_modules.latent import Condition, LatentModule
 from lightning_modules.latent_diffusion import stable_diffusion_parts
 from lightning_modules.requests import DrawSettings, PredictRequest
+from metrics.delta_e import delta_e_2000
 from networks.latent_diffusion_parts import write_model_index
 
 GuidanceDrops = Literal["prompt", "cond", "both"]
@@ -131,6 +132,16 @@ class ColorizeControlNet(LatentModule):
         height, width = (side // self.codec.downscale for side in given.shape[-2:])
         latent = self.draw(condition, (self.codec.num_channels, height, width), sample_ids, settings)
         return transfer_chroma_exact(given, self.codec.decode(latent))
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Colours the split without prompts: CIEDE2000 to the truth, beside that of the grey photos."""
+        super().test_step(batch, batch_idx)
+        image, ids = batch["image"], batch["index"].tolist()
+        given, truth = lightness(image), rgb_to_lab(image)
+        result = self.colorize(given, [""] * len(ids), ids, DrawSettings(seed=self.seed))
+        for name, compared in (("delta_e2000", result), ("grey_delta_e2000", grey_image(given))):
+            error = delta_e_2000(rgb_to_lab(compared), truth).mean()
+            self.log(f"test/{name}", error, batch_size=len(ids), sync_dist=True)
 
     @torch.no_grad()
     def sample_panels(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -74,6 +74,8 @@ class LatentModule(TranslationModule):
             self.path, prediction=config["prediction_type"], weighting=weighting, gamma=gamma
         )
         self.sampler = sampler
+        # A base's own scheduler may clip or space its steps otherwise: the export must draw what this module draws.
+        parts.scheduler = sampler.scheduler(self.objective)
         self.prompt_dropout = prompt_dropout
         self.guidance_scale = guidance_scale
         self.guidance_rescale = guidance_rescale
@@ -150,6 +152,13 @@ class LatentModule(TranslationModule):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._log_loss(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._log_loss(batch, "test")
+
+    def _log_loss(self, batch: dict[str, Any], split: str) -> None:
+        """Logs the loss at noise and timesteps that are the same in every validation."""
         index = batch["index"].cpu().numpy()
         noise = randn(
             self.latent_shape(batch),
@@ -161,12 +170,14 @@ class LatentModule(TranslationModule):
             self.path.corrupt(clean, noise, timestep), timestep, self.condition(batch, batch["caption"])
         )
         loss = self.objective.loss(pred, clean, noise, timestep)
-        self.log("val/loss", loss.mean(), batch_size=len(index), sync_dist=True, prog_bar=True)
+        self.log(f"{split}/loss", loss.mean(), batch_size=len(index), sync_dist=True, prog_bar=True)
         # The loss by quarter of the path (guided-diffusion's habit) shows what one mean hides.
         for quarter in range(4):
             chosen = np.flatnonzero((uniform * 4).astype(int) == quarter)
             if len(chosen):
-                self.log(f"val/loss_q{quarter}", loss[chosen].mean(), batch_size=len(chosen), sync_dist=True)
+                self.log(
+                    f"{split}/loss_q{quarter}", loss[chosen].mean(), batch_size=len(chosen), sync_dist=True
+                )
 
     @torch.no_grad()
     def draw(

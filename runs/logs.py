@@ -21,6 +21,7 @@ NOISE = (
     "Restoring states from",
     "Restored all states",
     "`Trainer.fit` stopped",
+    "module(s) in eval mode",  # frozen parts are
     "LeafSpec",  # torch 2.15 to Lightning 2.6
 )
 
