@@ -110,7 +110,7 @@ class LatentModule(TranslationModule):
             return None if encoder is None else encoder(captions)
         if self._text_cache is None:
             self._text_cache = TextCache(encoder, folder=self._text_cache_dir)
-        return self._text_cache(captions)
+        return self._text_cache(captions).float()  # the trained networks stay in float32
 
     def setup(self, stage: str) -> None:
         """Puts the frozen parts of a training into low precision: autocast would convert them anew in every step."""
