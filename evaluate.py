@@ -9,13 +9,14 @@ USAGE = "python evaluate.py run=RUN [split=val|test] [datamodule.root=DIR] [data
 
 def main() -> None:
     """Parses the options, then evaluates."""
+    from runs.evaluation import EvaluateOptions, evaluate
+    from runs.logs import quiet_libraries, run_log
     from runs.options import parse
 
-    arguments = sys.argv[1:]
-    from runs.evaluation import EvaluateOptions, evaluate
-
-    options, overrides = parse(EvaluateOptions, arguments, USAGE)
-    evaluate(options, overrides)
+    options, overrides = parse(EvaluateOptions, sys.argv[1:], USAGE)
+    quiet_libraries()
+    with run_log(None):
+        evaluate(options, overrides)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ USAGE = "python export.py run=RUN output=DIR [dtype=float16]"
 def main() -> None:
     """Parses the options, then exports."""
     from runs.exporting import ExportOptions, export
+    from runs.logs import quiet_libraries, run_log
     from runs.options import parse
 
     options, overrides = parse(ExportOptions, sys.argv[1:], USAGE)
     if overrides:
         raise ValueError(f"{overrides[0]} has no effect here: export.py takes the options that --help lists")
-    export(options)
+    quiet_libraries()
+    with run_log(None):
+        export(options)
 
 
 if __name__ == "__main__":

@@ -177,9 +177,12 @@ class ColorizeControlNet(LatentModule):
         return [transfer_chroma(photo, colored) for colored in drawn]
 
     def export(self, folder: Path) -> None:
-        self.parts.save(folder)
+        scheduler = self.sampler.scheduler(self.objective)
+        self.parts.save(folder, scheduler)
         self.controlnet.save_pretrained(folder / "controlnet")
-        names = stable_diffusion_parts(self.parts) | {"controlnet": ("diffusers", "ControlNetModel")}
+        names = stable_diffusion_parts(self.parts, scheduler) | {
+            "controlnet": ("diffusers", "ControlNetModel")
+        }
         write_model_index(folder, "StableDiffusionControlNetPipeline", names)
 
     def load_export(self, folder: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from lightning_modules.latent import LatentModule
@@ -11,13 +12,15 @@ from lightning_modules.requests import DrawSettings, PredictRequest
 from networks.latent_diffusion_parts import LatentDiffusionParts, write_model_index
 
 
-def stable_diffusion_parts(parts: LatentDiffusionParts) -> dict[str, tuple[str | None, str | None]]:
+def stable_diffusion_parts(
+    parts: LatentDiffusionParts, scheduler: SchedulerMixin
+) -> dict[str, tuple[str | None, str | None]]:
     """Library and class of each part, as model_index.json names them."""
     text = parts.text_encoder
     return {
         "unet": ("diffusers", type(parts.unet).__name__),
         "vae": ("diffusers", type(parts.vae).__name__),
-        "scheduler": ("diffusers", type(parts.scheduler).__name__),
+        "scheduler": ("diffusers", type(scheduler).__name__),
         "text_encoder": ("transformers", type(text.model).__name__) if text else (None, None),
         "tokenizer": ("transformers", type(text.tokenizer).__name__) if text else (None, None),
     }
@@ -78,8 +81,9 @@ class LatentDiffusion(LatentModule):
         return list((drawn * 255).round().to(torch.uint8).cpu())
 
     def export(self, folder: Path) -> None:
-        self.parts.save(folder)
-        write_model_index(folder, "StableDiffusionPipeline", stable_diffusion_parts(self.parts))
+        scheduler = self.sampler.scheduler(self.objective)
+        self.parts.save(folder, scheduler)
+        write_model_index(folder, "StableDiffusionPipeline", stable_diffusion_parts(self.parts, scheduler))
 
     def load_export(self, folder: Path) -> None:
         loaded = LatentDiffusionParts.from_folder(str(folder))

@@ -76,11 +76,11 @@ class LatentDiffusionParts(nn.Module):
             raise _not_found(source, error) from error
         return cls(unet=unet, vae=load_vae(source, **options), scheduler=scheduler, text_encoder=text_encoder)
 
-    def save(self, folder: Path) -> None:
-        """Writes every part as diffusers' from_pretrained reads it, float weights in safetensors."""
+    def save(self, folder: Path, scheduler: SchedulerMixin | None = None) -> None:
+        """Writes every part as from_pretrained of diffusers reads it, with the given scheduler instead of its own."""
         self.unet.save_pretrained(folder / "unet")
         self.vae.save_pretrained(folder / "vae")
-        self.scheduler.save_pretrained(folder / "scheduler")
+        (scheduler or self.scheduler).save_pretrained(folder / "scheduler")
         if self.text_encoder is not None:
             self.text_encoder.save(folder)
 

@@ -65,7 +65,7 @@ def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[Path]:
     """
     run_dir = Path(config["run_dir"])
     if not is_main_process():
-        with run_log(None):
+        with run_log(None, info=False):
             yield run_dir
         return
     _make(run_dir, exists)

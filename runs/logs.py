@@ -37,11 +37,11 @@ class _ScreenFormatter(logging.Formatter):
 
 
 @contextmanager
-def run_log(path: Path | None) -> Iterator[None]:
-    """Sends the log to the screen and to `path`; other processes than the main one (None) show warnings only."""
+def run_log(path: Path | None, *, info: bool = True) -> Iterator[None]:
+    """Sends the log to the screen and, if given, to a file; with info=False the screen shows warnings only."""
     screen = logging.StreamHandler(sys.stderr)
     screen.setFormatter(_ScreenFormatter())
-    screen.setLevel(logging.INFO if path else logging.WARNING)
+    screen.setLevel(logging.INFO if info else logging.WARNING)
     handlers: list[logging.Handler] = [screen]
     if path is not None:
         file = logging.FileHandler(path, encoding="utf-8")
