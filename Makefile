@@ -41,8 +41,11 @@ format: $(READY)  ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## run every script in benchmarks/
-	@for script in benchmarks/*.py; do echo "$$script"; PYTHONPATH=. $(BIN)/python "$$script" || exit 1; done
+# text_guidance needs a data set: python -m benchmarks.text_guidance --help
+BENCHMARKS := $(filter-out __init__ text_guidance,$(basename $(notdir $(wildcard benchmarks/*.py))))
+
+bench: $(READY)  ## measure the speed of training against a bare loop
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:  ## remove caches; the environment, outputs/ and pretrained/ stay
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .cache build dist

@@ -228,8 +228,12 @@ def _say(line: str) -> None:
 
 def main() -> None:
     """Parses the options, then runs the demo."""
+    from runs.logs import quiet_libraries, run_log
+
     options, overrides = parse(DemoOptions, sys.argv[1:], USAGE)
-    demo(options, overrides)
+    quiet_libraries()
+    with run_log(None):
+        demo(options, overrides)
 
 
 if __name__ == "__main__":
