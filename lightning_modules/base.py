@@ -54,23 +54,23 @@ class TranslationModule(L.LightningModule):
 
     def sample_panels(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Pictures (B, 3, H, W) in [0, 1] to look at, by column name in order."""
-        raise TypeError(f"{type(self).__name__} draws no sample pictures; set callbacks.samples=null")
+        raise ValueError(f"{type(self).__name__} draws no sample pictures; set callbacks.samples=null")
 
     def evaluated_images(self, batch: dict[str, Any], settings: DrawSettings) -> dict[str, Tensor]:
         """What evaluation compares with batch["image"]: images (B, 3, H, W) in [0, 1] by row name, ours first."""
-        raise TypeError(f"{type(self).__name__} has no evaluation")
+        raise ValueError(f"{type(self).__name__} has no evaluation")
 
     def predict_photo(self, photo: Tensor, request: PredictRequest) -> list[Tensor]:
         """Results uint8 (3, H', W') for one photo uint8 (3, H, W), `request.num_samples` of them."""
-        raise TypeError(f"{type(self).__name__} has no prediction")
+        raise ValueError(f"{type(self).__name__} has no prediction")
 
     def export(self, folder: Path) -> None:
         """Writes what plain diffusers loads into an existing folder."""
-        raise TypeError(f"{type(self).__name__} has no export")
+        raise ValueError(f"{type(self).__name__} has no export")
 
     def load_export(self, folder: Path) -> None:
         """Takes the trained weights from a folder that `export` wrote."""
-        raise TypeError(f"{type(self).__name__} has no export to load")
+        raise ValueError(f"{type(self).__name__} has no export to load")
 
     # ---- frozen and trained
 
@@ -130,7 +130,9 @@ class TranslationModule(L.LightningModule):
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        # With duplicates: parts and codec both name the autoencoder.
+        named = self.named_parameters(remove_duplicate=False)
+        frozen = {name for name, p in named if not p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
         checkpoint["module_class"] = type(self).__name__
 

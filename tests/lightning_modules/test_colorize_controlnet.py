@@ -6,10 +6,16 @@ import pytest
 import torch
 from diffusers import StableDiffusionControlNetPipeline
 
-from color.lab import lightness, rgb_to_lab
+from color.lab import grey_image, lightness, rgb_to_lab
+from diffusion.samplers import Sampler
+from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.colorize_controlnet import ColorizeControlNet
-from lightning_modules.latent import DrawSettings
-from tests.models import photo_batch, tiny_parts, tiny_settings
+from lightning_modules.requests import DrawSettings
+from metrics.delta_e import delta_e_2000
+from networks.latent_diffusion_parts import LatentDiffusionParts
+from tests.lightning_modules.pictures import astronaut_batch
+from tests.models import photo_batch, tiny_parts, tiny_settings, tiny_vae
+from tests.networks.sd_folder import save_sd_folder
 
 
 def make(**settings):
@@ -139,3 +145,74 @@ def test_plain_diffusers_draws_the_same_pixels_from_the_export(tmp_path):
         output_type="pt",
     ).images
     assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_guided_samples_do_not_depend_on_their_batch():
+    batch = photo_batch()
+    given = lightness(batch["image"])
+    for drops in ("prompt", "both"):
+        module = make(guidance_drops=drops)
+        open_zero_convolutions(module)
+        settings = DrawSettings(guidance_scale=2.0, seed=3)
+        together = module.colorize(given, ["red", "", "blue", "red"], [5, 6, 7, 8], settings)
+        alone = module.colorize(given[2:3], ["blue"], [7], settings)
+        assert torch.allclose(together[2:3], alone, atol=1e-5)
+        other = module.colorize(given[2:3], ["blue"], [8], settings)
+        assert (other - alone).abs().max() > 1e-3
+
+
+def test_a_stable_diffusion_folder_serves_as_base_and_exports_its_pixels(tmp_path, fit):
+    """Class names, f8 codec of four blocks, CLIP's tokenizer and the scheduler of Stable Diffusion 1.5."""
+    (tmp_path / "export").mkdir()
+    save_sd_folder(tmp_path / "base")
+    module = make(parts=LatentDiffusionParts.from_folder(str(tmp_path / "base")), guidance_drops="prompt")
+    assert module.codec.downscale == 8
+    before = copy.deepcopy(module.parts.state_dict())
+    fit(module, photo_batch(), steps=2)
+    assert all(torch.equal(before[key], value) for key, value in module.parts.state_dict().items())
+    open_zero_convolutions(module.eval())
+
+    module.export(tmp_path / "export")
+    pipe = StableDiffusionControlNetPipeline.from_pretrained(tmp_path / "export")
+    pipe.set_progress_bar_config(disable=True)
+    given, captions, ids = lightness(photo_batch(2, size_px=64)["image"]), ["red", "a blue rose"], [1, 2]
+    settings = DrawSettings(num_steps=3, guidance_scale=2.0)
+    condition = module.condition(photo_batch(2, size_px=64), captions)
+    ours = module.codec.decode(module.draw(condition, (4, 8, 8), ids, settings))
+    theirs = pipe(
+        captions,
+        image=given,
+        latents=module.start_noise((4, 8, 8), ids, settings.seed)[0],
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        output_type="pt",
+    ).images
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_it_learns_colours_that_beat_grey(fit):
+    """Four crops by heart: a tiny codec first, then the ControlNet with the decoder of its random base."""
+    batch = astronaut_batch()
+    image, given = batch["image"], lightness(batch["image"])
+    torch.manual_seed(0)
+    vae = tiny_vae()
+    stage_one = Autoencoder(vae=vae, optimizer=lambda p: torch.optim.AdamW(p, lr=5e-3))
+    fit(stage_one, batch, steps=150)
+    with torch.no_grad():
+        latents = vae.eval().encode(image * 2 - 1).latent_dist.mean
+    vae.register_to_config(scaling_factor=float(latents.square().mean() ** -0.5))
+    parts = tiny_parts()
+    parts.vae = vae
+    module = make(
+        parts=parts,
+        train_decoder=True,
+        sampler=Sampler(num_steps=10),
+        optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2),
+    )
+    fit(module, batch, steps=150)
+    result = module.eval().colorize(given, batch["caption"], [0, 1, 2, 3])
+    truth = rgb_to_lab(image)
+    ours, grey = (delta_e_2000(rgb_to_lab(i), truth).mean() for i in (result, grey_image(given)))
+    assert ours < grey - 1
