@@ -84,7 +84,8 @@ def demo(options: DemoOptions, overrides: Sequence[str]) -> Path:
         _say(f"colouring {len(photos)} photos with the {COLUMNS[column]}")
         predict(PredictOptions(run=run, input=str(folder / "before"), output=str(folder / column)))
         figures |= measured(run, COLUMNS[column], folder / "evaluate" / column)
-    page = write_page(folder, list(photos), figures, shown(command))
+    runs_first = dict(sorted(figures.items(), key=lambda row: row[0] not in COLUMNS.values()))
+    page = write_page(folder, list(photos), runs_first, shown(command))
     _say(f"open {page} in a browser")
     return page
 
@@ -206,7 +207,7 @@ def _figures_table(figures: Figures) -> str:
         cells = "".join(f"<td>{values[m]:.2f}</td>" if m in values else "<td>-</td>" for m in metrics)
         rows.append(f"<tr><th>{html.escape(title)}</th>{cells}</tr>")
     return (
-        '<table class="figures">\n<caption>64-pixel crops from the right 40 % of all built-in photos'
+        '<table class="figures">\n<caption>64-pixel crops from the right part of all built-in photos'
         f" (validation), mean over images</caption>\n<tr><th></th>{heads}</tr>\n{chr(10).join(rows)}\n</table>"
     )
 
