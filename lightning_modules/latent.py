@@ -74,8 +74,6 @@ class LatentModule(TranslationModule):
             self.path, prediction=config["prediction_type"], weighting=weighting, gamma=gamma
         )
         self.sampler = sampler
-        # A base's own scheduler may clip or space its steps otherwise: the export must draw what this module draws.
-        parts.scheduler = sampler.scheduler(self.objective)
         self.prompt_dropout = prompt_dropout
         self.guidance_scale = guidance_scale
         self.guidance_rescale = guidance_rescale

@@ -33,7 +33,7 @@ def load_run(source: str) -> Run:
 
     Raises:
         FileNotFoundError: nothing of that name, or a run without a checkpoint.
-        ValueError: a damaged checkpoint, or one that does not fit its config.
+        ValueError: a damaged checkpoint or config, or a checkpoint that does not fit its config.
     """
     place = locate(source)
     config_file = (place.parent.parent if place.is_file() else place) / "config.yaml"
@@ -41,7 +41,10 @@ def load_run(source: str) -> Run:
         raise FileNotFoundError(
             f"{config_file} is missing; run= takes the folder that train.py wrote, with its config.yaml"
         )
-    config = OmegaConf.to_container(OmegaConf.load(config_file), resolve=True)
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(config_file), resolve=True)
+    except Exception as error:  # YAML's and OmegaConf's errors have no common class
+        raise ValueError(f"{config_file} cannot be read: {str(error).splitlines()[0]}") from error
     module = build(at_home(config["module"]), "module", seed=config["seed"])
     if place.is_dir():
         module.load_export(place)
