@@ -52,6 +52,9 @@ def predict(options: PredictOptions) -> int:
     """
     if options.num_samples < 1 or (options.steps is not None and options.steps < 1):
         raise ValueError("num_samples and steps must be at least 1")
+    if options.short_px is not None and options.short_px < 1:
+        raise ValueError(f"short_px={options.short_px} is no working size; give pixels, or leave it out")
+    size(options.size)
     photos = _photos(options.input)
     run = load_run(options.run)
     module = run.module.to(pick_device(options.device))
