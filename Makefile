@@ -41,11 +41,8 @@ format: $(READY)  ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# text_guidance needs a data set: python -m benchmarks.text_guidance --help
-BENCHMARKS := $(filter-out __init__ text_guidance,$(basename $(notdir $(wildcard benchmarks/*.py))))
-
-bench: $(READY)  ## measure the speed of training against a bare loop
-	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+bench: $(READY)  ## compare the speed of training with a bare loop
+	$(BIN)/python -m benchmarks.step_time
 
 clean:  ## remove caches; the environment, outputs/ and pretrained/ stay
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .cache build dist
