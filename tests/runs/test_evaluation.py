@@ -1,0 +1,78 @@
+"""evaluate.py on a tiny colorizer: the report, the baselines beside it, and what it refuses."""
+
+import json
+
+import pytest
+
+from runs.evaluation import EvaluateOptions, evaluate
+from tests.runs.saved_runs import save_autoencoder, save_colorizer
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return save_colorizer(tmp_path_factory.mktemp("run"), sd=False)
+
+
+def evaluated(run_dir, output, *overrides, **settings):
+    options = {"run": str(run_dir), "output": str(output), "split": "val", "limit": 6, "device": "cpu"}
+    folder = evaluate(EvaluateOptions(**(options | settings)), list(overrides))
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_the_report_names_protocol_counts_spread_baselines_and_what_was_skipped(run_dir, tmp_path, capsys):
+    report = evaluated(run_dir, tmp_path)
+    rows = report["results"]
+    assert list(rows) == ["no prompt", "caption as prompt", "autoencoder's ceiling", "grey", "mean colour"]
+    assert report["num_images"] == 6
+    assert report["protocol"]["name"] == "own"
+    assert report["mean_colour_from"] == "train"
+    for values in rows.values():
+        for name in ("psnr", "ssim", "delta_e2000", "lightness_error", "colorfulness"):
+            assert values[name]["count"] == 6
+            assert values[name]["std"] >= 0
+        assert values["colorfulness_difference"]["std"] is None
+    assert rows["grey"]["colorfulness"]["mean"] == pytest.approx(0, abs=1.5)
+    assert rows["grey"]["lightness_error"]["mean"] <= 0.3
+    assert rows["mean colour"]["lightness_error"]["mean"] <= 0.3
+    assert rows["mean colour"]["colorfulness"]["mean"] > rows["grey"]["colorfulness"]["mean"]
+    for name in ("lpips", "fid"):
+        assert name in rows["grey"] or len(report["skipped"][name]) > 20
+    assert (tmp_path / "samples.png").is_file()
+    shown = capsys.readouterr().out
+    assert "mean colour" in shown
+    assert all(f"skipped {name}: " in shown for name in report["skipped"])
+
+
+def test_the_figures_repeat_and_the_protocol_changes_them(run_dir, tmp_path):
+    first = evaluated(run_dir, tmp_path / "a", limit=2)
+    assert evaluated(run_dir, tmp_path / "b", limit=2)["results"] == first["results"]
+    other = evaluated(run_dir, tmp_path / "c", "datamodule.size_px=48", limit=2, protocol="val5k", seed=1)
+    assert other["protocol"]["name"] == "val5k"
+    assert other["protocol"]["size_px"] == 256
+    assert other["results"]["grey"]["psnr"] != first["results"]["grey"]["psnr"]
+
+
+def test_an_autoencoder_has_its_reconstruction_alone(tmp_path):
+    report = evaluated(save_autoencoder(tmp_path), tmp_path / "out", limit=2)
+    assert list(report["results"]) == ["reconstruction"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "overrides", "text"),
+    [
+        ({"split": "train"}, (), "split=train is not val or test"),
+        ({"protocol": "coco"}, (), "protocol=coco is not one of own, val5k, val50k"),
+        ({"colorfulness": "loud"}, (), "expected one of hasler, absolute"),
+        ({"limit": 0}, (), "limit=0"),
+        ({}, ("datamodule.rot=x",), "unknown key 'datamodule.rot'"),
+        ({}, ("datamodule=pictures",), "pictures"),
+        ({}, ("trainer=cpu.x",), "trainer"),
+    ],
+)
+def test_errors_are_one_sentence(run_dir, tmp_path, settings, overrides, text):
+    from runs.cli import USER_ERRORS
+    from runs.messages import sentence
+
+    with pytest.raises(USER_ERRORS) as caught:
+        evaluated(run_dir, tmp_path, *overrides, **settings)
+    assert text in sentence(caught.value, list(overrides))
