@@ -1,0 +1,1 @@
+"""Measurements that compare this project with plain code on the same machine."""

@@ -1,0 +1,235 @@
+"""The same colorizer trained by three hands: a bare loop, our trainer, our trainer with caches."""
+
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from diffusers import ControlNetModel
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+
+from callbacks.latent_cache import LatentCache
+from color.lab import lightness
+from datamodules.photo_dataset import PhotoDataset, PhotoTransform
+from diffusion.samplers import Sampler
+from lightning_modules.colorize_controlnet import ColorizeControlNet
+from networks.latent_diffusion_parts import LatentDiffusionParts
+from runs.build import build
+from runs.choices import CONF
+
+_NUM_PHOTOS = 64
+_CAPTIONS = ("a photo of a tulip", "a red rose", "a cat", "a cup of coffee on a wooden table")
+_NEVER = 1_000_000_000
+
+
+def make_batches(size_px: int, batch_size: int) -> PhotoDataset:
+    """Photos in memory, from noise: the time of a step does not depend on what they show."""
+    generator = torch.Generator().manual_seed(0)
+    count = max(_NUM_PHOTOS, batch_size)
+    stored = torch.randint(0, 256, (count, 3, size_px, size_px), generator=generator, dtype=torch.uint8)
+    paths = [Path(f"{number}.png") for number in range(count)]
+    dataset = PhotoDataset(
+        paths, names=[p.name for p in paths], transform=PhotoTransform(size_px), stored=stored
+    )
+    dataset.batch_size = batch_size  # type: ignore[attr-defined]
+    return dataset
+
+
+def _batches(dataset: PhotoDataset) -> list[dict[str, Any]]:
+    """All batches of a data set, collated once, so that no contender waits for a loader."""
+    size = dataset.batch_size  # type: ignore[attr-defined]
+    batches = []
+    for start in range(0, len(dataset) - size + 1, size):
+        rows = [dataset[index] for index in range(start, start + size)]
+        batch: dict[str, Any] = {
+            "image": torch.stack([row["image"] for row in rows]),
+            "caption": [_CAPTIONS[row["index"] % len(_CAPTIONS)] for row in rows],
+            "name": [row["name"] for row in rows],
+            "index": torch.tensor([row["index"] for row in rows]),
+        }
+        if "moments" in rows[0]:
+            batch["moments"] = torch.stack([row["moments"] for row in rows])
+        batches.append(batch)
+    return batches
+
+
+def _parts() -> LatentDiffusionParts:
+    """New weights at the sizes of conf/module/latent_diffusion.yaml and conf/module/autoencoder.yaml."""
+    torch.manual_seed(0)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        nodes = [
+            OmegaConf.to_container(compose("train", [f"experiment={name}"]).module, resolve=True)
+            for name in ("latent_diffusion", "autoencoder")
+        ]
+    return build(nodes[0]["parts"] | {"vae": nodes[1]["vae"]}, "module.parts")
+
+
+class Bare:
+    """The shortest honest loop: latents and text states in each step, float32, AdamW, clipping, EMA."""
+
+    def __init__(self, dataset: PhotoDataset, device: torch.device) -> None:
+        self.device = device
+        parts = _parts().to(device).eval().requires_grad_(False)
+        self.unet, self.vae, self.text = parts.unet, parts.vae, parts.text_encoder
+        self.alphas = parts.scheduler.alphas_cumprod.to(device)
+        self.controlnet = ControlNetModel.from_unet(
+            parts.unet, conditioning_channels=1, conditioning_embedding_out_channels=(16, 32, 96)
+        ).to(device)
+        self.controlnet.train()
+        self.parameters = list(self.controlnet.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=5e-4, betas=(0.9, 0.99), weight_decay=0.01)
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.batches = itertools.cycle(_batches(dataset))
+
+    def __call__(self, num_steps: int) -> float:
+        """Seconds of so many steps."""
+        _wait(self.device)
+        start = time.perf_counter()
+        for _ in range(num_steps):
+            self._step(next(self.batches))
+        _wait(self.device)
+        return time.perf_counter() - start
+
+    def _step(self, batch: dict[str, Any]) -> None:
+        image = batch["image"].to(self.device, non_blocking=True)
+        with torch.no_grad():
+            clean = self.vae.encode(image * 2 - 1).latent_dist.sample() * self.vae.config.scaling_factor
+            captions = [
+                c if keep else ""
+                for c, keep in zip(batch["caption"], torch.rand(len(image)) < 0.5, strict=True)
+            ]
+            context = self.text(captions)
+        noise = torch.randn_like(clean)
+        timestep = torch.randint(0, len(self.alphas), (len(image),), device=self.device)
+        alpha = self.alphas[timestep].sqrt().view(-1, 1, 1, 1)
+        sigma = (1 - self.alphas[timestep]).sqrt().view(-1, 1, 1, 1)
+        pred = self._pred(alpha * clean + sigma * noise, timestep, context, lightness(image))
+        loss = F.mse_loss(pred, alpha * noise - sigma * clean)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 0.001)
+
+    def _pred(self, noisy: Tensor, timestep: Tensor, context: Tensor, cond: Tensor) -> Tensor:
+        down, mid = self.controlnet(noisy, timestep, context, controlnet_cond=cond, return_dict=False)
+        return self.unet(
+            noisy,
+            timestep,
+            context,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+        ).sample
+
+
+class _Fed(IterableDataset):
+    """Collated batches without end."""
+
+    def __init__(self, batches: list[dict[str, Any]]) -> None:
+        self.batches = itertools.cycle(batches)
+
+    def __iter__(self) -> Any:
+        return self.batches
+
+
+class _Data(L.LightningDataModule):
+    """What the latent cache asks for: the training set by name."""
+
+    def __init__(self, dataset: PhotoDataset) -> None:
+        super().__init__()
+        self.train_dataset = dataset
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(_Fed(_batches(self.train_dataset)), batch_size=None)
+
+
+class _Clock(L.Callback):
+    """Times from the first batch's start to the last batch's end, all callbacks included."""
+
+    def __init__(self) -> None:
+        self.start = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        _wait(pl_module.device)
+        self.start = time.perf_counter()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        _wait(pl_module.device)
+        self.seconds = time.perf_counter() - self.start
+
+
+class Ours:
+    """Our module under Lightning with the default callbacks; with caches no frozen encoder runs in a step."""
+
+    def __init__(self, dataset: PhotoDataset, device: torch.device, folder: Path, *, cached: bool) -> None:
+        self.device, self.folder, self.cached = device, folder, cached
+        torch.manual_seed(0)
+        self.module = ColorizeControlNet(
+            parts=_parts(),
+            sampler=Sampler(num_steps=2),
+            optimizer=lambda p: torch.optim.AdamW(p, lr=5e-4, betas=(0.9, 0.99), weight_decay=0.01),
+            prompt_dropout=0.5,
+        )
+        if not cached:
+            # Text states anew in each step, as the bare loop does.
+            self.module.embed = self._embed  # type: ignore[method-assign]
+        self.dataset = dataset.subset(range(len(dataset)))
+        self.dataset.batch_size = dataset.batch_size  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def _embed(self, captions: list[str]) -> Tensor:
+        assert self.module.parts.text_encoder is not None
+        return self.module.parts.text_encoder(captions)
+
+    def __call__(self, num_steps: int) -> float:
+        """Seconds of so many steps; the start of the trainer and the writing of its last file are not in them."""
+        clock = _Clock()
+        callbacks = [*self._default_callbacks(), clock]
+        if self.cached:
+            callbacks.insert(0, LatentCache(folder=str(self.folder / "cache")))
+        trainer = L.Trainer(
+            accelerator="gpu" if self.device.type == "cuda" else "cpu",
+            devices=1,
+            max_steps=num_steps,
+            max_epochs=-1,
+            gradient_clip_val=1.0,
+            log_every_n_steps=10,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            default_root_dir=self.folder,
+            logger=False,
+            callbacks=callbacks,
+        )
+        trainer.fit(self.module, datamodule=_Data(self.dataset))
+        return clock.seconds
+
+    def _default_callbacks(self) -> list[L.Callback]:
+        """Those of conf/callbacks/default.yaml that act in a step."""
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("train", ["experiment=colorize_controlnet", f"run_dir={self.folder}"])
+        nodes = OmegaConf.to_container(config.callbacks, resolve=False)
+        resolved = OmegaConf.to_container(
+            OmegaConf.create(
+                {"run_dir": str(self.folder), "trainer": {"log_every_n_steps": 10}, "callbacks": nodes}
+            ),
+            resolve=True,
+        )["callbacks"]
+        # Pictures and `best` follow validations, of which there are none; `last` writes once, after the clock.
+        resolved["last"]["every_n_steps"] = _NEVER
+        return [
+            build(resolved[name], f"callbacks.{name}") for name in resolved if name not in ("samples", "best")
+        ]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
