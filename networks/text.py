@@ -61,7 +61,8 @@ class TextEncoder(nn.Module):
     def from_folder(cls, source: str, **options: object) -> "TextEncoder":
         """Loads `text_encoder/` and `tokenizer/` of a diffusers folder or hub id."""
         tokenizer = AutoTokenizer.from_pretrained(source, subfolder="tokenizer", **options)
-        model = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", **options)
+        # transformers would otherwise keep the precision of the file.
+        model = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=torch.float32, **options)
         return cls(model, tokenizer)
 
     @property
