@@ -16,6 +16,10 @@ from color.gamut import clip_chroma
 from color.lab import lightness, rgb_to_lab
 
 
+# A strip of 1 x 5000 pixels would otherwise become 64 x 320000 for the network.
+MAX_ASPECT = 16
+
+
 def transfer_chroma_exact(lightness: Tensor, image: Tensor) -> Tensor:
     """Returns the image with its L* replaced; out-of-gamut colours lose chroma, not lightness.
 
@@ -93,11 +97,12 @@ def transfer_chroma(
 def working_copy(photo: Tensor, *, short_px: int, grid_px: int) -> Tensor:
     """Returns a small float copy (1, 3, h, w) in [0, 1] of a photo uint8 (3, H, W) for a network.
 
-    The short side becomes `short_px` and the aspect is kept as far as sides that are multiples of `grid_px` allow; the
-    chroma drawn on the copy is stretched back with it.
+    The short side becomes `short_px` and the aspect is kept as far as sides that are multiples of `grid_px` and at most
+    `MAX_ASPECT` times the short one allow; the chroma drawn on the copy is stretched back with it.
     """
     height, width = photo.shape[-2:]
-    scale = short_px / min(height, width)
+    short = max(min(height, width), max(height, width) / MAX_ASPECT)
+    scale = short_px / short
     size = [max(grid_px, round(side * scale / grid_px) * grid_px) for side in (height, width)]
     # uint8 interpolation is antialiased and holds no float copy of a large photo.
     return F.interpolate(photo[None], size=size, mode="bilinear", antialias=True).float() / 255

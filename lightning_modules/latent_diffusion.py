@@ -40,6 +40,10 @@ class LatentDiffusion(LatentModule):
             raise ValueError(
                 "module.train_text_encoder=true, but the model has no text encoder; set it to false"
             )
+        if self.guidance_scale != 1 and self.parts.text_encoder is None:
+            raise ValueError(
+                f"module.guidance_scale={self.guidance_scale} has no effect on an unconditional model; set it to 1"
+            )
         self._train_text_encoder = train_text_encoder
         self.freeze_all_but_trained()
 

@@ -151,5 +151,5 @@ def to_dtype(name: str) -> torch.dtype:
     """
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in known:
-        raise ValueError(f"module.frozen_dtype is '{name}'; expected one of {', '.join(known)}")
+        raise ValueError(f"dtype '{name}' is unknown; expected one of {', '.join(known)}")
     return known[name]

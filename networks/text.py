@@ -62,7 +62,9 @@ class TextEncoder(nn.Module):
         """Loads `text_encoder/` and `tokenizer/` of a diffusers folder or hub id."""
         tokenizer = AutoTokenizer.from_pretrained(source, subfolder="tokenizer", **options)
         # transformers would otherwise keep the precision of the file.
-        model = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=torch.float32, **options)
+        model = CLIPTextModel.from_pretrained(
+            source, subfolder="text_encoder", dtype=torch.float32, **options
+        )
         return cls(model, tokenizer)
 
     @property

@@ -66,7 +66,9 @@ def evaluate(options: EvaluateOptions, overrides: list[str]) -> Path:
     if options.split not in ("val", "test"):
         raise ValueError(f"split={options.split} is not val or test")
     if options.limit is not None and options.limit < 1:
-        raise ValueError(f"limit={options.limit} leaves no image to measure; give at least 1, or leave it out")
+        raise ValueError(
+            f"limit={options.limit} leaves no image to measure; give at least 1, or leave it out"
+        )
     protocol = _protocol(options)
     run = load_run(options.run)
     config = with_datamodule(run.config, overrides)

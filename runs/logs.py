@@ -1,5 +1,6 @@
 """Python's logging during a run: each message once on the screen and once in train.log, warnings included."""
 
+import importlib
 import logging
 import sys
 import warnings
@@ -70,6 +71,11 @@ def quiet_libraries() -> None:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
+    for name in ("diffusers", "transformers"):
+        if name in sys.modules:  # their bars for loading and saving say nothing for models of one file
+            logging_module = importlib.import_module(f"{name}.utils.logging")
+            logging_module.disable_progress_bar()
+            logging_module.set_verbosity_error()
 
 
 def _one_line(message: object, *_where: object) -> str:
