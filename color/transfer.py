@@ -15,7 +15,6 @@ from torch import Tensor
 from color.gamut import clip_chroma
 from color.lab import lightness, rgb_to_lab
 
-
 # A strip of 1 x 5000 pixels would otherwise become 64 x 320000 for the network.
 MAX_ASPECT = 16
 
