@@ -62,15 +62,29 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+# Cameras may append data behind the mark, so it is looked for in the last bytes, not at the very end.
+_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_TAIL_BYTES = 65_536
+
+
+def _tail(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        return file.read()
+
+
 def check_image(path: Path, *, max_pixels: int) -> None:
-    """Opens the header alone, without decoding.
+    """Reads the header and, of JPEG and PNG, the end mark, without decoding.
 
     Raises:
-        UnreadableImage: If it is no image or has more than `max_pixels` pixels.
+        UnreadableImage: If it is no image, has more than `max_pixels` pixels or was cut off.
     """
     try:
         with _open(path) as image:
             _check_header(image, path, max_pixels)
+            mark = _END_MARKS.get(image.format or "")
+        if mark is not None and mark not in _tail(path):
+            raise UnreadableImage(path, "truncated: its end is missing")
     except UnreadableImage:
         raise
     except Exception as error:

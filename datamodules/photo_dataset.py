@@ -57,7 +57,8 @@ class PhotoTransform:
 
     Args:
         size_px: Side of the square image.
-        crop: "center" (largest central square) or "random" (a square of 80 to 100 % of the short side, in training).
+        crop: "center" (largest central square), "resize" (squeezed to a square) or "random" (a square of 80 to 100 %
+            of the short side, in training).
         flip_prob: Probability of a left-right flip in training.
         max_pixels: Files with more pixels are refused before they are decoded.
         caption_drop_colors_prob: Probability that a training caption leaves out its colour names.
@@ -86,13 +87,15 @@ class PhotoTransform:
         Raises:
             UnreadableImage: See `decode_image`.
         """
-        short_px = self.size_px if self.crop == "center" else round(self.size_px * RANDOM_CROP_MARGIN)
+        short_px = self.size_px if self.crop != "random" else round(self.size_px * RANDOM_CROP_MARGIN)
         image = decode_image(path, self.max_pixels, min_side_px=DECODE_MARGIN * short_px)
+        if self.crop == "resize":
+            return resize(image, self.size_px, self.size_px)
         return center_crop(image, short_px) if self.crop == "center" else resize_short_side(image, short_px)
 
     def cropped(self, stored: Tensor, draws: np.ndarray | None) -> Tensor:
         """The square uint8 image (3, size_px, size_px); `draws` are three numbers in [0, 1), None = central."""
-        if self.crop == "center":
+        if self.crop != "random":
             return stored
         if draws is None:
             return center_crop(stored, self.size_px)
@@ -134,6 +137,7 @@ class PhotoDataset(Dataset[PhotoItem]):
         self._stored = stored
         # Shared memory: the workers count in it too.
         self._num_replaced = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._warned: set[Path] = set()
 
     @property
     def deterministic(self) -> bool:
@@ -213,7 +217,9 @@ class PhotoDataset(Dataset[PhotoItem]):
             try:
                 image = self.transform.stored(self.paths[(index + attempt) % len(self)])
             except UnreadableImage as error:
-                log.warning("%s; the next photo takes its place", error)
+                if error.path not in self._warned:
+                    self._warned.add(error.path)
+                    log.warning("%s; the next photo takes its place", error)
                 continue
             if attempt:
                 self._num_replaced += 1
@@ -224,18 +230,19 @@ class PhotoDataset(Dataset[PhotoItem]):
 
 
 def readable(
-    paths: Sequence[Path], *, transform: PhotoTransform, keep: bool
+    paths: Sequence[Path], *, transform: PhotoTransform, keep: bool, decode: bool = False
 ) -> list[tuple[Path, Tensor | None]]:
     """The readable ones of `paths` in their order, each with what is stored of it if `keep`, else None.
 
-    Files are decoded in full if `keep`, else their header is checked. Skipped files are logged in one warning with
+    Files are decoded in full if `keep` or `decode`, else their header and end are checked. Skipped files are logged in one warning with
     their reasons.
     """
 
     def attempt(path: Path) -> Tensor | None | UnreadableImage:
         try:
-            if keep:
-                return transform.stored(path)
+            if keep or decode:
+                image = transform.stored(path)
+                return image if keep else None
             check_image(path, max_pixels=transform.max_pixels)
             return None
         except UnreadableImage as error:

@@ -33,7 +33,8 @@ class PhotosDataModule(StepDataModule):
         batch_size: Samples per process and batch.
         num_workers: Loader processes; 0 loads in the main process.
         seed: Seed of the order and of the augmentation.
-        crop: "center" or "random"; evaluation always takes the centre.
+        crop: "center" or "random", in training.
+        eval_crop: "center" or "resize" (the whole photo squeezed to a square), in evaluation.
         flip_prob: Probability of a left-right flip in training.
         caption: One of `CAPTIONS`.
         caption_template: Text for a class folder, with {a_class} or {class}.
@@ -61,6 +62,7 @@ class PhotosDataModule(StepDataModule):
         num_workers: int = 0,
         seed: int = 0,
         crop: str = "center",
+        eval_crop: str = "center",
         flip_prob: float = 0.5,
         caption: str = "none",
         caption_template: str = "a photo of {a_class}",
@@ -83,12 +85,13 @@ class PhotosDataModule(StepDataModule):
             timeout_s=timeout_s,
         )
         check_choice("crop", crop, ("center", "random"))
+        check_choice("eval_crop", eval_crop, ("center", "resize"))
         check_choice("caption", caption, CAPTIONS)
         check_choice("image_cache", image_cache, ("none", "memory"))
         self.root, self.caption, self.caption_template = Path(root), caption, caption_template
         self.strip_grey_phrases, self.near_grey_min_chroma = strip_grey_phrases, near_grey_min_chroma
         self.blip, self.image_cache, self.cache_dir = blip, image_cache, cache_dir
-        self.eval_transform = PhotoTransform(size_px, max_pixels=max_pixels)
+        self.eval_transform = PhotoTransform(size_px, crop=eval_crop, max_pixels=max_pixels)
         self.train_transform = PhotoTransform(
             size_px,
             crop=crop,
@@ -111,7 +114,7 @@ class PhotosDataModule(StepDataModule):
                 f"{str(self.root)!r} has no {split} split; add a folder {split}/ with images to it"
             )
         keep = self.image_cache == "memory"
-        found = readable(paths, transform=transform, keep=keep)
+        found = readable(paths, transform=transform, keep=keep, decode=split != "train")
         if not found:
             raise ValueError(
                 f"none of the {len(paths)} images in the {split} split of {str(self.root)!r} can be read; replace them or "

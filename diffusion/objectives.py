@@ -1,11 +1,14 @@
 """What the network predicts, and how the prediction is compared and inverted."""
 
+import logging
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from diffusion.paths import GaussianPath, broadcast
+
+log = logging.getLogger(__name__)
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 Weighting = Literal["uniform", "snr", "min_snr"]
@@ -53,6 +56,12 @@ class GaussianObjective:
             raise ValueError(
                 "objective.prediction=epsilon cannot be learned with path.zero_terminal_snr=true: the last step holds "
                 "no signal; set module.objective.prediction=v_prediction or module.path.zero_terminal_snr=false"
+            )
+        if weighting != "uniform" and path.zero_terminal_snr:
+            log.warning(
+                "weighting=%s gives the last steps of a zero-terminal-SNR path almost no weight, and they set the global "
+                "colour; module.weighting=uniform trains them",
+                weighting,
             )
         self.path = path
         self.prediction: Prediction = prediction

@@ -67,9 +67,6 @@ class Sampler:
     def scheduler(self, objective: GaussianObjective) -> SchedulerMixin:
         """A fresh diffusers scheduler on the objective's path, as it is also exported."""
         cls, extra = SOLVERS[self.solver]
-        if objective.path.zero_terminal_snr and self.solver in ("dpmpp", "unipc"):
-            # Their log-SNR grid has no last point when the SNR is zero; diffusers clamps it (its flag of that name).
-            extra = {**extra, "rescale_betas_zero_snr": True}
         config = {
             **objective.path.scheduler_config(objective.prediction),
             **extra,

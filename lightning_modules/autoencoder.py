@@ -55,14 +55,21 @@ class Autoencoder(TranslationModule):
         self.adversarial_weight = adversarial_weight
         self.adversarial_start_step = adversarial_start_step
         self._latent_square_sum, self._latent_count = 0.0, 0
+        self._train_square: Tensor | None = None
+        self._has_validated = False
         self.freeze_all_but_trained()
 
     def trained_networks(self) -> list[nn.Module]:
         return [self.vae] if self.discriminator is None else [self.vae, self.discriminator]
 
+    def compiled_networks(self) -> list[nn.Module]:
+        inner = [self.vae.encoder, self.vae.decoder]
+        return inner if self.discriminator is None else [*inner, self.discriminator]
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         image = batch["image"]
         posterior = self.vae.encode(image * 2 - 1).latent_dist
+        self._follow_latent_square(posterior.mean.detach())
         noise = randn(posterior.mean.shape[1:], self.step_generators(Stream.POSTERIOR, len(image)))
         reconstruction = self.vae.decode(posterior.mean + posterior.std * noise).sample.float() / 2 + 0.5
         terms = self.reconstruction_terms(reconstruction, image)
@@ -71,9 +78,17 @@ class Autoencoder(TranslationModule):
             adversarial = self.adversarial_terms(reconstruction, image, sum(terms.values()))
             loss = loss + sum(adversarial.values())
             terms |= adversarial
+        elif self.discriminator is not None:
+            # Still in the graph: DDP waits for every trained parameter's gradient.
+            loss = loss + 0 * sum(p.sum() for p in self.discriminator.parameters())
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
+
+    def _follow_latent_square(self, mean: Tensor) -> None:
+        """Running mean square of the training latents: the scale factor of a run that never validated."""
+        square = mean.float().square().mean()
+        self._train_square = square if self._train_square is None else self._train_square.lerp(square, 0.02)
 
     def reconstruction_terms(self, reconstruction: Tensor, image: Tensor) -> dict[str, Tensor]:
         """The weighted terms that compare the reconstruction with the image, scalars by name."""
@@ -122,11 +137,14 @@ class Autoencoder(TranslationModule):
         if self._latent_count:
             scale = (self._latent_count / max(self._latent_square_sum, 1e-12)) ** 0.5
             self.vae.register_to_config(scaling_factor=scale)
+            self._has_validated = True
             self.log("val/latent_scale", scale, sync_dist=True)
         self._latent_square_sum, self._latent_count = 0.0, 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
+        if not self._has_validated and self._train_square is not None:
+            self.vae.register_to_config(scaling_factor=float(self._train_square) ** -0.5)
         checkpoint["scaling_factor"] = float(self.vae.config.scaling_factor)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

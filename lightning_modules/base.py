@@ -52,6 +52,12 @@ class TranslationModule(L.LightningModule):
         """The networks that learn; all else stays frozen and in eval mode."""
         raise TypeError(f"{type(self).__name__} does not name its trained networks")
 
+    def compiled_networks(self) -> list[nn.Module]:
+        """The modules whose calls torch.compile replaces; a list of blocks is never called itself."""
+        return [
+            m for net in self.trained_networks() for m in (net if isinstance(net, nn.ModuleList) else [net])
+        ]
+
     def sample_panels(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Pictures (B, 3, H, W) in [0, 1] to look at, by column name in order."""
         raise ValueError(f"{type(self).__name__} draws no sample pictures; set callbacks.samples=null")
@@ -91,13 +97,14 @@ class TranslationModule(L.LightningModule):
 
     def configure_model(self) -> None:
         if self._compile:
-            for network in self.trained_networks():
+            for network in self.compiled_networks():
                 network.compile()
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
         schedule = get_scheduler(
-            self._lr_schedule,
+            # diffusers' plain "constant" would ignore the warm-up.
+            "constant_with_warmup" if self._lr_schedule == "constant" else self._lr_schedule,
             optimizer,
             num_warmup_steps=self._num_warmup_steps,
             num_training_steps=int(self.trainer.estimated_stepping_batches),

@@ -90,7 +90,8 @@ class ColorizeControlNet(LatentModule):
         return first, second
 
     def negative(self, condition: Condition, prompt: str) -> Condition:
-        if self.guidance_drops == "cond" and not prompt:
+        no_text = condition.context is None
+        if self.guidance_drops != "prompt" and (no_text or (self.guidance_drops == "cond" and not prompt)):
             return condition
         return super().negative(condition, prompt)
 
@@ -106,7 +107,7 @@ class ColorizeControlNet(LatentModule):
             return_dict=False,
         )
         if self.mid_control_only:
-            down = [torch.zeros_like(residual) for residual in down]
+            down = [residual * 0 for residual in down]  # in the graph still: DDP waits for every gradient
         dtype, others = self.parts.unet.dtype, len(noisy) - controlled
         return self.parts.unet(
             noisy.to(dtype),
@@ -155,17 +156,28 @@ class ColorizeControlNet(LatentModule):
         }
 
     @torch.no_grad()
+    def colorize_at(
+        self, given: Tensor, captions: list[str], sample_ids: list[int], settings: DrawSettings
+    ) -> Tensor:
+        """As `colorize` at the working size `settings.short_px`, its chroma carried up to the size of `given`."""
+        short_px = settings.short_px
+        if short_px is None or short_px == min(given.shape[-2:]):
+            return self.colorize(given, captions, sample_ids, settings)
+        photos = (grey_image(given) * 255).round().byte().cpu()
+        small = torch.cat([working_copy(p, short_px=short_px, grid_px=self.grid_px()) for p in photos])
+        drawn = self.colorize(lightness(small.to(given.device)), captions, sample_ids, settings).cpu()
+        carried = [transfer_chroma(photo, colored) for photo, colored in zip(photos, drawn, strict=True)]
+        return torch.stack(carried).to(given.device).float() / 255
+
+    @torch.no_grad()
     def evaluated_images(self, batch: dict[str, Any], settings: DrawSettings) -> dict[str, Tensor]:
         image = batch["image"]
         given, ids = lightness(image), batch["index"].tolist()
-        return {
-            "no prompt": self.colorize(given, [""] * len(ids), ids, settings),
-            "caption as prompt": self.colorize(given, batch["caption"], ids, settings),
-            "autoencoder's ceiling": transfer_chroma_exact(
-                given, self.codec.decode(self.codec.encode(image))
-            ),
-            "grey": grey_image(given),
-        }
+        rows = {"no prompt": self.colorize_at(given, [""] * len(ids), ids, settings)}
+        if any(batch["caption"]):
+            rows["caption as prompt"] = self.colorize_at(given, batch["caption"], ids, settings)
+        ceiling = transfer_chroma_exact(given, self.codec.decode(self.codec.encode(image)))
+        return {**rows, "autoencoder's ceiling": ceiling, "grey": grey_image(given)}
 
     @torch.no_grad()
     def predict_photo(self, photo: Tensor, request: PredictRequest) -> list[Tensor]:
@@ -186,6 +198,9 @@ class ColorizeControlNet(LatentModule):
         write_model_index(folder, "StableDiffusionControlNetPipeline", names)
 
     def load_export(self, folder: Path) -> None:
+        if self.train_decoder:
+            unet = type(self.parts.unet).from_pretrained(folder / "unet")
+            self.parts.unet.load_state_dict(unet.state_dict())
         self.controlnet.load_state_dict(ControlNetModel.from_pretrained(folder / "controlnet").state_dict())
 
 

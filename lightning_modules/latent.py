@@ -120,8 +120,11 @@ class LatentModule(TranslationModule):
                 str(self.trainer.precision), "float32"
             )
         trained = {id(p) for p in self.parameters() if p.requires_grad}
+        # Stable Diffusion's autoencoders overflow in float16 (their configs say so: force_upcast).
+        keep_vae = name == "float16" and self.parts.vae.config.get("force_upcast", False)
+        kept = {id(p) for p in self.parts.vae.parameters()} if keep_vae else set()
         for parameter in self.parts.parameters():
-            if id(parameter) not in trained:
+            if id(parameter) not in trained | kept:
                 parameter.data = parameter.data.to(to_dtype(name))
         self._text_cache = None
 

@@ -14,6 +14,7 @@ class DrawSettings:
     guidance_scale: float | None = None
     negative_prompt: str = ""
     seed: int = 0
+    short_px: int | None = None  # evaluation's working size; None = the size of the pictures
 
 
 @dataclass(frozen=True)

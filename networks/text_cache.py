@@ -17,14 +17,14 @@ class TextCache:
     Args:
         encoder: frozen; its weights are part of the key of the files.
         folder: one file for each caption; None keeps memory alone.
-        max_captions: kept in memory.
+        max_bytes: kept in memory, on the encoder's device.
     """
 
     def __init__(
-        self, encoder: TextEncoder, *, folder: str | None = None, max_captions: int = 20_000
+        self, encoder: TextEncoder, *, folder: str | None = None, max_bytes: int = 512 * 2**20
     ) -> None:
         self._encoder = encoder
-        self._max_captions = max_captions
+        self._max_bytes = max_bytes
         self._memory: dict[str, Tensor] = {}
         self._folder = None
         if folder is not None:
@@ -36,11 +36,12 @@ class TextCache:
         """Token states (B, N, D) of B captions, on the encoder's device."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._memory]
         absent = [caption for caption in new if not self._read(caption)]
-        if absent:
-            for caption, states in zip(absent, self._encoder(absent), strict=True):
-                self._keep(caption, states.clone())
+        # One at a time and in the weights' own precision: neither the batch nor the trainer changes a bit.
+        with torch.autocast(self._encoder.model.device.type, enabled=False):
+            for caption in absent:
+                self._keep(caption, self._encoder([caption])[0].clone())
         found = torch.stack([self._memory[caption] for caption in captions])
-        while len(self._memory) > self._max_captions:
+        while found[0].nbytes * len(self._memory) > self._max_bytes and len(self._memory) > 1:
             del self._memory[next(iter(self._memory))]
         return found
 

@@ -71,12 +71,18 @@ def evaluate(options: EvaluateOptions, overrides: list[str]) -> Path:
         )
     protocol = _protocol(options)
     run = load_run(options.run)
-    config = with_datamodule(run.config, overrides)
+    config = _as_measured(with_datamodule(run.config, overrides), protocol)
     module = run.module.to(pick_device(options.device))
     datamodule: LightningDataModule = build(config["datamodule"], "datamodule")
     datamodule.setup("validate" if options.split == "val" else "test")
     mean_chroma, chroma_source = _mean_chroma(datamodule, options.split)
-    settings = DrawSettings(options.steps, options.guidance, options.negative_prompt, options.seed)
+    settings = DrawSettings(
+        num_steps=options.steps,
+        guidance_scale=options.guidance,
+        negative_prompt=options.negative_prompt,
+        seed=options.seed,
+        short_px=int(run.config["datamodule"]["size_px"]),
+    )
 
     folder = Path(options.output or f"outputs/evaluate/{_name(run)}/{stamp()}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +90,9 @@ def evaluate(options: EvaluateOptions, overrides: list[str]) -> Path:
     for number, batch in enumerate(_batches(datamodule, options)):
         images = _evaluated(module, batch, settings, mean_chroma)
         for name, image in images.items():
-            rows.setdefault(name, ColorizationMetrics(protocol)).update(image.cpu(), batch["image"])
+            if name not in rows:
+                rows[name] = ColorizationMetrics(protocol, module.device)
+            rows[name].update(image, batch["image"])
         if number == 0:
             _save_sheet({**images, "truth": batch["image"]}, folder / "samples.png")
 
@@ -122,6 +130,18 @@ def _protocol(options: EvaluateOptions) -> ColorizationProtocol:
         weights_dir=options.weights_dir,
         **sizes[options.protocol],
     )
+
+
+def _as_measured(config: dict[str, Any], protocol: ColorizationProtocol) -> dict[str, Any]:
+    """The config whose data module delivers pictures of the protocol's size and crop."""
+    if protocol.size_px is None:
+        return config
+    data = {**config["datamodule"], "size_px": protocol.size_px}
+    if "eval_crop" in data:
+        data["eval_crop"] = protocol.crop
+    elif protocol.crop != "center":
+        raise ValueError(f"protocol={protocol.name} squeezes whole photos, which only datamodule=photos can")
+    return {**config, "datamodule": data}
 
 
 def _batches(datamodule: LightningDataModule, options: EvaluateOptions) -> Any:

@@ -45,7 +45,9 @@ def load_run(source: str) -> Run:
         config = OmegaConf.to_container(OmegaConf.load(config_file), resolve=True)
     except Exception as error:  # YAML's and OmegaConf's errors have no common class
         raise ValueError(f"{config_file} cannot be read: {str(error).splitlines()[0]}") from error
-    module = build(at_home(config["module"]), "module", seed=config["seed"])
+    # Its weights serve the training loss alone and lie in a file of the user's.
+    node = {**config["module"], "perceptual": None} if "perceptual" in config["module"] else config["module"]
+    module = build(at_home(node), "module", seed=config["seed"])
     if place.is_dir():
         module.load_export(place)
     else:

@@ -93,6 +93,10 @@ def _predict_photos(
     options: PredictOptions,
     short_px: int,
 ) -> int:
+    taken = {path.resolve() for path, _ in photos}
+    clash = next((name for _, name in photos if (folder / name).resolve() in taken), None)
+    if clash is not None:
+        raise ValueError(f"output={folder} would overwrite the input {clash}; give another folder")
     num_failed, start = 0, time.perf_counter()
     for number, (path, name) in enumerate(photos):
         try:

@@ -16,7 +16,9 @@ def with_datamodule(config: dict[str, Any], overrides: list[str]) -> dict[str, A
     """
     group = [word for word in overrides if word.startswith("datamodule=")]
     if group:
-        config = {**config, "datamodule": _composed(group[-1], config["seed"])}
+        given = _composed(group[-1], config["seed"])
+        # Pictures stay as large as the run saw them, unless the user says otherwise.
+        config = {**config, "datamodule": {**given, "size_px": config["datamodule"]["size_px"]}}
     changed = override(config, [word for word in overrides if word not in group])
     return {**changed, "datamodule": at_home(changed["datamodule"])}
 

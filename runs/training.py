@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -25,6 +26,7 @@ from runs.resume import Job
 log = logging.getLogger(__name__)
 
 EXIT_CTRL_C, EXIT_SIGTERM = 130, 143
+BAR_EVERY_N_STEPS = 10
 
 
 def train(job: Job) -> dict[str, float]:
@@ -62,6 +64,9 @@ def parts(config: dict[str, Any]) -> tuple[TranslationModule, LightningDataModul
     callbacks: list[Callback] = [
         build(node, f"callbacks.{k}") for k, node in (config["callbacks"] or {}).items() if node
     ]
+    if config["trainer"].get("enable_progress_bar", True):
+        # Lightning's default bar reads the loss, and so waits for the GPU, in every step.
+        callbacks.append(TQDMProgressBar(refresh_rate=BAR_EVERY_N_STEPS))
     loggers = [build(node, f"logger.{k}") for k, node in (config["logger"] or {}).items() if node]
     trainer: Trainer = build(config["trainer"], "trainer", callbacks=callbacks, logger=loggers)
     num_trained = sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -101,7 +101,7 @@ def test_other_weights_have_other_files(tmp_path):
 @torch.no_grad()
 def test_memory_is_bounded_and_answers_stay_right():
     encoder = small_encoder()
-    cache = TextCache(encoder, max_captions=2)
+    cache = TextCache(encoder, max_bytes=2 * encoder(["a"]).nbytes)
     torch.testing.assert_close(cache(CAPTIONS), encoder(CAPTIONS), atol=1e-6, rtol=1e-5)
     assert len(cache._memory) == 2
     torch.testing.assert_close(cache(CAPTIONS), encoder(CAPTIONS), atol=1e-6, rtol=1e-5)
