@@ -13,6 +13,7 @@ class PatchDiscriminator(nn.Module):
         num_layers: strided layers.
 
     Example:
+        >>> import torch
         >>> PatchDiscriminator(num_channels=16, num_layers=2)(torch.rand(1, 3, 32, 32)).shape
         torch.Size([1, 1, 6, 6])
     """

@@ -23,7 +23,7 @@ def test_figures_agree_with_the_clock_and_leave_validation_out(fit, tiny, tmp_pa
         return step(batch, batch_idx)
 
     def slow_validation(batch, batch_idx):
-        time.sleep(0.1)
+        time.sleep(0.4)
         validation(batch, batch_idx)
 
     module.training_step, module.validation_step = slow_step, slow_validation
@@ -37,7 +37,7 @@ def test_figures_agree_with_the_clock_and_leave_validation_out(fit, tiny, tmp_pa
         log_every_n_steps=10,
     )
     figures = speed.figures
-    assert 0.01 <= figures["step_s"] < 0.03  # a validation of 0.3 s in the window would give 0.04 and more
+    assert 0.01 <= figures["step_s"] < 0.12  # the validations within the window would give 0.24 more
     assert figures["images_per_s"] == pytest.approx(2 / figures["step_s"])
     assert 0 <= figures["data_wait_share"] < 0.5
     assert figures["peak_memory_gib"] > 0.05
