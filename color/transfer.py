@@ -19,12 +19,13 @@ from color.lab import lightness, rgb_to_lab
 MAX_ASPECT = 16
 
 
-def transfer_chroma_exact(lightness: Tensor, image: Tensor) -> Tensor:
+def transfer_chroma_exact(lightness: Tensor, image: Tensor, *, chroma_scale: float = 1.0) -> Tensor:
     """Returns the image with its L* replaced; out-of-gamut colours lose chroma, not lightness.
 
     Args:
         lightness: (B, 1, H, W), L* / 100 in [0, 1].
         image: (B, 3, H, W) sRGB in [0, 1] at the same size.
+        chroma_scale: multiplies ab: 0 gives grey, above 1 stronger colour.
 
     Returns:
         (B, 3, H, W) in [0, 1], not rounded.
@@ -38,7 +39,7 @@ def transfer_chroma_exact(lightness: Tensor, image: Tensor) -> Tensor:
             "one batch and size; use transfer_chroma for a picture of another size"
         )
     lab = rgb_to_lab(image)
-    return clip_chroma(torch.cat([100.0 * lightness.to(lab.dtype), lab[:, 1:]], dim=1))
+    return clip_chroma(torch.cat([100.0 * lightness.to(lab.dtype), chroma_scale * lab[:, 1:]], dim=1))
 
 
 @torch.no_grad()

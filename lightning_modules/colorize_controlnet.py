@@ -32,6 +32,7 @@ class ColorizeControlNet(LatentModule):
         guidance_drops: what the negative branch of guidance lacks. With empty prompts on both branches "prompt"
             leaves guidance without effect, so that "cond" or "both" is what a colorizer without prompts needs.
         cond_scale: multiplies the ControlNet's residuals.
+        chroma_scale: multiplies the result's ab: 0 is grey, 1 as drawn.
         settings: as LatentModule.
 
     Raises:
@@ -46,6 +47,7 @@ class ColorizeControlNet(LatentModule):
         mid_control_only: bool = False,
         guidance_drops: GuidanceDrops = "both",
         cond_scale: float = 1.0,
+        chroma_scale: float = 1.0,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
@@ -65,6 +67,7 @@ class ColorizeControlNet(LatentModule):
         self.mid_control_only = mid_control_only
         self.guidance_drops = guidance_drops
         self.cond_scale = cond_scale
+        self.chroma_scale = chroma_scale
         self.freeze_all_but_trained()
 
     def trained_networks(self) -> list[nn.Module]:
@@ -132,7 +135,9 @@ class ColorizeControlNet(LatentModule):
         condition = Condition(self.embed(captions), given)
         height, width = (side // self.codec.downscale for side in given.shape[-2:])
         latent = self.draw(condition, (self.codec.num_channels, height, width), sample_ids, settings)
-        return transfer_chroma_exact(given, self.codec.decode(latent))
+        asked = settings.chroma_scale if settings is not None else None
+        chroma_scale = self.chroma_scale if asked is None else asked
+        return transfer_chroma_exact(given, self.codec.decode(latent), chroma_scale=chroma_scale)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Colours the split without prompts: CIEDE2000 to the truth, beside that of the grey photos."""

@@ -14,6 +14,7 @@ class DrawSettings:
     guidance_scale: float | None = None
     negative_prompt: str = ""
     seed: int = 0
+    chroma_scale: float | None = None  # of a colorizer: 0 grey, 1 as drawn
     short_px: int | None = None  # evaluation's working size; None = the size of the pictures
 
 

@@ -24,10 +24,17 @@ SHIPPED = "colorize_controlnet"
 NUM_STEPS = 300  # optimiser steps of the fresh run: about 4 minutes on 2 cores
 BATCH_SIZE = 16
 NUM_WARMUP_STEPS = 30
+VIVID_STEPS = 10
 
 # Files in skimage/data, shown whole and at their own size.
 PHOTOS = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "motorcycle_left.png")
-COLUMNS = {"before": "before", "fresh": "fresh run", "shipped": "shipped model", "truth": "truth"}
+COLUMNS = {
+    "before": "before",
+    "fresh": "fresh run",
+    "shipped": "shipped model",
+    "vivid": "shipped model, a vivid sample",
+    "truth": "truth",
+}
 ROWS = {"no prompt": "", "mean colour": "mean colour (baseline)", "grey": "grey (baseline)"}
 METRICS = {
     "delta_e2000": "CIEDE2000 (lower is better)",
@@ -85,6 +92,9 @@ def demo(options: DemoOptions, overrides: Sequence[str]) -> Path:
         predict(PredictOptions(run=run, input=str(folder / "before"), output=str(folder / column)))
         figures |= measured(run, COLUMNS[column], folder / "evaluate" / column)
     runs_first = dict(sorted(figures.items(), key=lambda row: row[0] not in COLUMNS.values()))
+    # More steps draw one of many plausible colourings, one step their average.
+    vivid = {"steps": VIVID_STEPS, "chroma": 1.0}
+    predict(PredictOptions(run=SHIPPED, input=str(folder / "before"), output=str(folder / "vivid"), **vivid))
     page = write_page(folder, list(photos), runs_first, shown(command))
     _say(f"open {page} in a browser")
     return page
@@ -177,8 +187,9 @@ def page_text(names: Sequence[str], figures: Figures, command: str) -> str:
 <p>The fresh run was trained by this demo within minutes, by</p>
 <pre>{html.escape(command)}</pre>
 <p>It has seen crops from the left 60 % of these very photos, so it shows that training works, not how well the method
-does on new photos. The shipped model is <code>pretrained/{SHIPPED}</code>; its card names its data and figures. Both
-get the grey photo alone, without a prompt, and keep its lightness. A click opens a picture at its own size.</p>
+does on new photos. The shipped model is <code>pretrained/{SHIPPED}</code>; its card names its data and figures. All
+get the grey photo alone, without a prompt, and keep its lightness. The vivid sample takes {VIVID_STEPS} steps and its full
+chroma; the model's default takes one step, which draws the expected colour, a calmer and on average nearer guess. A click opens a picture at its own size.</p>
 <table class="photos">
 <tr>{heads}</tr>
 {rows}

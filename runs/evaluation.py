@@ -51,6 +51,7 @@ class EvaluateOptions:
     weights_dir: str | None = option("folder with SqueezeNet weights", None)
     steps: int | None = option("network evaluations; the run's own if not given", None)
     guidance: float | None = option("guidance scale; the run's own if not given", None)
+    chroma: float | None = option("of a colorizer: 0 grey, 1 as drawn; the run's own if not given", None)
     negative_prompt: str = option("text that guidance pushes away from", "")
     seed: int = option("of the noise", 0)
     limit: int | None = option("first so many images of the split; all if not given", None)
@@ -81,6 +82,7 @@ def evaluate(options: EvaluateOptions, overrides: list[str]) -> Path:
         guidance_scale=options.guidance,
         negative_prompt=options.negative_prompt,
         seed=options.seed,
+        chroma_scale=options.chroma,
         short_px=int(run.config["datamodule"]["size_px"]),
     )
 

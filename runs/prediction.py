@@ -34,6 +34,7 @@ class PredictOptions:
     negative_prompt: str = option("text that guidance pushes away from", "")
     steps: int | None = option("network evaluations; the run's own if not given", None)
     guidance: float | None = option("guidance scale, 1 = off; the run's own if not given", None)
+    chroma: float | None = option("of a colorizer: 0 grey, 1 as drawn; the run's own if not given", None)
     seed: int = option("of the noise: photo i depends on (seed, i) alone", 0)
     num_samples: int = option("results for each photo", 1)
     short_px: int | None = option(
@@ -149,6 +150,7 @@ def _request(options: PredictOptions, number: int, short_px: int) -> PredictRequ
         guidance_scale=options.guidance,
         negative_prompt=options.negative_prompt,
         seed=options.seed,
+        chroma_scale=options.chroma,
     )
     return PredictRequest(
         number=number,

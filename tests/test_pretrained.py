@@ -1,0 +1,63 @@
+"""The shipped models: small, complete, loadable by name, and good for what their cards say."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from color.lab import grey_image, lightness, rgb_to_lab
+from lightning_modules.requests import DrawSettings, PredictRequest
+from runs.load import PRETRAINED, load_run
+
+NAMES = ["autoencoder", "latent_diffusion", "colorize_controlnet"]
+
+
+def photo(name):
+    return torch.from_numpy(np.array(getattr(data, name)())).permute(2, 0, 1)
+
+
+def test_all_weights_fit_into_twenty_megabytes():
+    files = [p for p in PRETRAINED.rglob("*") if p.is_file() and not any(q.is_symlink() for q in p.parents)]
+    assert sum(p.stat().st_size for p in files) <= 20 * 2**20
+    assert {p.suffix for p in files} <= {".safetensors", ".json", ".yaml", ".md"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_has_a_card_with_data_licence_and_commands(name):
+    card = (PRETRAINED / name / "README.md").read_text()
+    for part in ("python train.py", "CC BY", "photos64", "Figures", "steps"):
+        assert part in card
+
+
+@pytest.fixture(scope="module")
+def colorizer():
+    return load_run("colorize_controlnet").module
+
+
+def test_colours_a_photo_at_its_own_size_and_keeps_its_lightness(colorizer):
+    coffee = photo("coffee")
+    grey = (grey_image(lightness(coffee[None].float() / 255))[0] * 255).round().byte()
+    (result,) = colorizer.predict_photo(grey, PredictRequest(number=0))
+    assert result.shape == coffee.shape
+    lab, given = rgb_to_lab(result[None].float() / 255), rgb_to_lab(grey[None].float() / 255)
+    assert (lab[:, 0] - given[:, 0]).abs().mean() <= 0.3
+    assert lab[:, 1:].norm(dim=1).mean() > 5  # colour, not grey
+
+
+def test_a_colour_word_moves_the_hue(colorizer):
+    given = lightness(photo("chelsea")[None, :, :300, :300].float() / 255)
+    given = torch.nn.functional.interpolate(given, size=(64, 64), mode="area").expand(4, -1, -1, -1)
+    means = {}
+    for word in ("blue", "yellow"):
+        drawn = colorizer.colorize(given, [word] * 4, [0, 1, 2, 3], DrawSettings())
+        means[word] = rgb_to_lab(drawn)[:, 2].mean().item()
+    assert means["yellow"] > means["blue"] + 5  # b* runs from blue to yellow
+
+
+def test_predict_writes_the_same_pixels_twice(colorizer, tmp_path):
+    grey = photo("astronaut")[:, ::4, ::4]
+    first, second = (colorizer.predict_photo(grey, PredictRequest(number=3))[0] for _ in range(2))
+    assert torch.equal(first, second)
+    Image.fromarray(first.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 0
