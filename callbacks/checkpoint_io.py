@@ -60,7 +60,7 @@ class AtomicCheckpointIO(CheckpointIO):
         try:
             with open(temporary, "wb", buffering=0) as file:
                 writer = _HashingWriter(file)
-                torch.save(checkpoint, writer)
+                torch.save(checkpoint, writer)  # type: ignore[arg-type]  # it has what save() calls
                 writer.raise_error()
                 os.fsync(file.fileno())
             digest = writer.digest()

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.photo_dataset import PhotoDataset
+from diffusion.codec import LatentCodec
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +76,12 @@ class LatentCache(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the cache away again: another module may use the data set next."""
-        trainer.datamodule.train_dataset.moments = None  # type: ignore[attr-defined]
+        trainer.datamodule.train_dataset.moments = None
 
-    def _write(self, path: Path, codec: nn.Module, dataset: PhotoDataset, device: torch.device) -> None:
+    def _write(self, path: Path, codec: LatentCodec, dataset: PhotoDataset, device: torch.device) -> None:
         log.info("encoding %d photos and their mirror images into %s", len(dataset), path.name)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        stored: np.ndarray | None = None
+        stored: np.memmap | None = None
         try:
             for flip, start, moments in self._encoded(codec, dataset, device):
                 if stored is None:
@@ -94,7 +95,7 @@ class LatentCache(Callback):
             temporary.unlink(missing_ok=True)
 
     def _encoded(
-        self, codec: nn.Module, dataset: PhotoDataset, device: torch.device
+        self, codec: LatentCodec, dataset: PhotoDataset, device: torch.device
     ) -> Iterator[tuple[int, int, np.ndarray]]:
         for flip in (False, True):
             for start in range(0, len(dataset), self.batch_size):
@@ -103,7 +104,7 @@ class LatentCache(Callback):
                 yield int(flip), start, codec.moments(image).cpu().numpy()
 
 
-def _fingerprint(codec: nn.Module, dataset: PhotoDataset) -> str:
+def _fingerprint(codec: LatentCodec, dataset: PhotoDataset) -> str:
     digest = hashlib.sha256(dataset.fingerprint().encode())
     for name, tensor in sorted(codec.state_dict().items()):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())

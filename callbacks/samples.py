@@ -120,7 +120,7 @@ def first_images(loaders: Any, num_images: int) -> Any:
     if not loader:
         return None
     dataset = getattr(loader, "dataset", None)
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+    if dataset is not None and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         return loader.collate_fn([dataset[i] for i in range(min(num_images, len(dataset)))])
     first = next(iter(loader))
     return {k: v[:num_images] if isinstance(v, (Tensor, list)) else v for k, v in first.items()}

@@ -61,7 +61,12 @@ def make_wandb_logger(
             f"W&B mode is {mode!r}, expected auto, online or offline; set logger.wandb.mode=offline."
         )
     run_dir = Path(run_dir)
-    options = {"project": project, "entity": entity, "name": name or run_dir.name, "dir": str(run_dir)}
+    options: dict[str, Any] = {
+        "project": project,
+        "entity": entity,
+        "name": name or run_dir.name,
+        "dir": str(run_dir),
+    }
     if rank_zero_only.rank != 0:
         return RunWandbLogger(**options)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -113,7 +118,7 @@ def _start(mode: str, options: dict[str, Any]) -> Any:
     settings = wandb.Settings(init_timeout=INIT_TIMEOUT_S, console="off")
     common = {**options, "resume": "allow", "reinit": "finish_previous", "settings": settings}
     try:
-        return wandb.init(**common, mode=mode)
+        return wandb.init(**common, mode=mode)  # type: ignore[arg-type]  # one of its literals
     except wandb.errors.Error as error:
         if mode == "offline":
             raise

@@ -3,17 +3,9 @@
 Shapes: B batch, C image channels, Z latent channels, H/W pixels, h/w latent cells.
 """
 
-from typing import Protocol
-
 import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
-
-
-class Autoencoder(Protocol):
-    """What a codec asks of diffusers' AutoencoderKL and AutoencoderTiny."""
-
-    def encode(self, x: Tensor) -> object: ...
-    def decode(self, z: Tensor) -> object: ...
 
 
 class LatentCodec(nn.Module):
@@ -32,9 +24,9 @@ class LatentCodec(nn.Module):
         torch.Size([1, 3, 16, 16])
     """
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: AutoencoderKL | AutoencoderTiny) -> None:
         super().__init__()
-        self.vae = vae.eval().requires_grad_(False)
+        self.vae: AutoencoderKL | AutoencoderTiny = vae.eval().requires_grad_(False)
 
     @property
     def scale_factor(self) -> float:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -37,7 +38,7 @@ class Autoencoder(TranslationModule):
     def __init__(
         self,
         *,
-        vae: nn.Module,
+        vae: AutoencoderKL,
         perceptual: nn.Module | None = None,
         discriminator: nn.Module | None = None,
         perceptual_weight: float = 1.0,
@@ -47,7 +48,7 @@ class Autoencoder(TranslationModule):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self.vae = vae
+        self.vae: AutoencoderKL = vae
         self.perceptual = perceptual
         self.discriminator = discriminator
         self.perceptual_weight = perceptual_weight
@@ -75,7 +76,9 @@ class Autoencoder(TranslationModule):
         terms = self.reconstruction_terms(reconstruction, image)
         loss = sum(terms.values()) + self.kl_weight * posterior.kl().mean()
         if self.discriminator is not None and self.global_step >= self.adversarial_start_step:
-            adversarial = self.adversarial_terms(reconstruction, image, sum(terms.values()))
+            adversarial = self.adversarial_terms(
+                reconstruction, image, torch.stack(list(terms.values())).sum()
+            )
             loss = loss + sum(adversarial.values())
             terms |= adversarial
         elif self.discriminator is not None:

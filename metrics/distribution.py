@@ -53,13 +53,13 @@ class FrechetDistance(FrechetInceptionDistance):
         return "fid" if self.backbone == "inception" else "frechet_squeezenet"
 
     @torch.no_grad()
-    def update(self, pred: Tensor, target: Tensor) -> None:  # type: ignore[override]
+    def update(self, pred: Tensor, target: Tensor) -> None:
         """Adds a batch of predictions and one of true pictures, (B, 3, H, W) in [0, 1], taken as 8-bit."""
         check_pair(pred, target)
         super().update(to_8_bit(target).to(torch.uint8), real=True)
         super().update(to_8_bit(pred).to(torch.uint8), real=False)
 
-    def compute(self) -> Summary:  # type: ignore[override]
+    def compute(self) -> Summary:
         """The distance and the number of predictions.
 
         Raises:

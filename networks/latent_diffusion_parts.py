@@ -30,7 +30,7 @@ class LatentDiffusionParts(nn.Module):
         self,
         *,
         unet: UNet2DConditionModel,
-        vae: nn.Module,
+        vae: AutoencoderKL | AutoencoderTiny,
         scheduler: SchedulerMixin,
         text_encoder: TextEncoder | None = None,
     ) -> None:
@@ -45,7 +45,8 @@ class LatentDiffusionParts(nn.Module):
                 f"the U-Net attends to width {unet.config.cross_attention_dim} but the text encoder has width "
                 f"{text_encoder.width}; set module.parts.unet.cross_attention_dim to the latter"
             )
-        self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
+        self.unet, self.text_encoder = unet, text_encoder
+        self.vae: AutoencoderKL | AutoencoderTiny = vae
         self.scheduler = scheduler
 
     @classmethod
@@ -89,7 +90,7 @@ def _attends(unet: UNet2DConditionModel) -> bool:
     return any("CrossAttn" in name for name in unet.config.down_block_types)
 
 
-def load_vae(source: str, **options: Any) -> nn.Module:
+def load_vae(source: str, **options: Any) -> AutoencoderKL | AutoencoderTiny:
     """An AutoencoderKL or AutoencoderTiny, whichever class its config names, from a folder or hub id.
 
     Args:

@@ -93,8 +93,8 @@ def demo(options: DemoOptions, overrides: Sequence[str]) -> Path:
         figures |= measured(run, COLUMNS[column], folder / "evaluate" / column)
     runs_first = dict(sorted(figures.items(), key=lambda row: row[0] not in COLUMNS.values()))
     # More steps draw one of many plausible colourings, one step their average.
-    vivid = {"steps": VIVID_STEPS, "chroma": 1.0}
-    predict(PredictOptions(run=SHIPPED, input=str(folder / "before"), output=str(folder / "vivid"), **vivid))
+    before, vivid = str(folder / "before"), str(folder / "vivid")
+    predict(PredictOptions(run=SHIPPED, input=before, output=vivid, steps=VIVID_STEPS, chroma=1.0))
     page = write_page(folder, list(photos), runs_first, shown(command))
     _say(f"open {page} in a browser")
     return page

@@ -148,7 +148,7 @@ def short(path: Path) -> str:
 
 def environment() -> dict[str, Any]:
     """Versions and the project's git commit: nothing that names the machine or its user."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

@@ -53,7 +53,7 @@ def run_log(path: Path | None, *, info: bool = True) -> Iterator[None]:
         logging.getLogger().addHandler(handler)
     for name in (*ROOMS, "lightning"):
         logging.getLogger(name).setLevel(logging.INFO)
-    plain, warnings.formatwarning = warnings.formatwarning, _one_line
+    plain, warnings.formatwarning = warnings.formatwarning, _one_line  # type: ignore[assignment]
     logging.captureWarnings(True)
     try:
         yield

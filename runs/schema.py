@@ -48,7 +48,7 @@ def _check_node(node: Any, path: str) -> None:
     found = signature(target) if isinstance(target, str) else None
     if isinstance(target, str) and found is None and target.startswith(OWN_ROOMS):
         _refuse_target(target, path)
-    if found is not None:
+    if found is not None and isinstance(target, str):
         _check_arguments(node, path, found, own=target.startswith(OWN_ROOMS))
     for key, value in node.items():
         _check_node(value, f"{path}.{key}")

@@ -25,7 +25,8 @@ def signature(target: str) -> Signature | None:
         found = _definition(".".join(parts[:cut]), parts[cut])
         if found is None:
             continue
-        module, node = found
+        module = found[0]
+        node: ast.stmt | None = found[1]
         for name in parts[cut + 1 :]:
             members = getattr(node, "body", [])
             node = next((m for m in members if getattr(m, "name", None) == name), None)
@@ -79,12 +80,12 @@ def _definition(module: str, name: str, depth: int = 0) -> tuple[str, ast.stmt] 
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
             return module, node
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.ImportFrom):
+    for part in ast.walk(tree):
+        if not isinstance(part, ast.ImportFrom):
             continue
-        for alias in node.names:
+        for alias in part.names:
             if (alias.asname or alias.name) == name:
-                source = _absolute(package, node.module, node.level)
+                source = _absolute(package, part.module, part.level)
                 found = _definition(source, alias.name, depth + 1)
                 if found is not None:
                     return found
@@ -104,8 +105,8 @@ def _arguments(module: str, node: ast.stmt) -> Signature:
         if init is not None:
             return _function_arguments(module, init, owner=node)
         if any("dataclass" in ast.unparse(d) for d in node.decorator_list):
-            fields = [m for m in node.body if isinstance(m, ast.AnnAssign) and isinstance(m.target, ast.Name)]
-            return Signature({m.target.id: m.annotation for m in fields}, open=bool(node.bases))
+            fields = [m for m in node.body if isinstance(m, ast.AnnAssign)]
+            return Signature({ast.unparse(m.target): m.annotation for m in fields}, open=bool(node.bases))
         return _base_arguments(module, node)
     if isinstance(node, ast.FunctionDef):
         return _function_arguments(module, node, owner=None)

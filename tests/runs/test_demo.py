@@ -29,7 +29,7 @@ def photos() -> dict[str, torch.Tensor]:
 
 def fill(folder: Path) -> None:
     save_photos(photos(), folder)
-    for column in ("fresh", "shipped"):
+    for column in ("fresh", "shipped", "vivid"):
         (folder / column).mkdir()
         for picture in (folder / "truth").iterdir():
             (folder / column / picture.name).write_bytes(picture.read_bytes())

@@ -57,5 +57,5 @@ def test_a_failure_leaves_no_folder(run_dir, tmp_path, monkeypatch):
 
 
 def test_an_unknown_dtype_is_named(run_dir, tmp_path):
-    with pytest.raises(ValueError, match="is 'fp16'; expected one of float32, bfloat16, float16"):
+    with pytest.raises(ValueError, match="'fp16' is unknown; expected one of float32, bfloat16, float16"):
         export(ExportOptions(run=str(run_dir), output=str(tmp_path / "out"), dtype="fp16"))
