@@ -21,7 +21,7 @@ USAGE = (
     "python -m runs.demo [steps=N] [output=DIR] [KEY=VALUE of the training, such as trainer.accelerator=cpu]"
 )
 SHIPPED = "colorize_controlnet"
-NUM_STEPS = 300  # optimiser steps of the fresh run: about 4 minutes on 2 cores
+NUM_STEPS = 600  # optimiser steps of the fresh run: about 3 minutes on 2 cores
 BATCH_SIZE = 16
 NUM_WARMUP_STEPS = 30
 VIVID_STEPS = 10
