@@ -12,6 +12,8 @@ ROOMS = ("callbacks", "color", "datamodules", "diffusion", "lightning_modules", 
 LIBRARIES = ("lightning", "lightning.pytorch", "lightning.fabric")
 NOISE = (
     "Tip:",
+    "thrown while requesting",  # the hub is out of reach: our own sentence follows
+    "Retrying in",
     "litlogger",
     "GPU available",
     "TPU available",
