@@ -60,7 +60,7 @@ class StepDataModule(LightningDataModule):
 
     def build_dataset(self, split: str) -> PhotoDataset:
         """The data set of "train", "val" or "test"."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define build_dataset(split)")
 
     def setup(self, stage: str) -> None:
         """Builds the splits that `stage` (fit, validate, test, predict) needs and that are not there yet."""
