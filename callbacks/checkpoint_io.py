@@ -16,6 +16,7 @@ from lightning.fabric.plugins import CheckpointIO
 logger = logging.getLogger(__name__)
 
 CHECKSUM_SUFFIX = ".sha256"
+KEPT_AS = {"last.ckpt": "previous.ckpt"}  # what a file is kept as when a newer one replaces it
 
 
 def check_disk_space(folder: str | Path, needed_bytes: int) -> None:
@@ -41,7 +42,8 @@ class AtomicCheckpointIO(CheckpointIO):
 
     At every moment the file at the final path is whole: the old one or the new one. The sidecar `NAME.sha256` lists
     the old and the new sum while the checkpoint is exchanged, so a kill between the two renames leaves a valid pair.
-    Loading checks the sum and never unpickles code.
+    Loading checks the sum and never unpickles code. The `last.ckpt` that a newer one replaces stays as `previous.ckpt`:
+    a disk can damage a file long after it was written whole.
     """
 
     def save_checkpoint(
@@ -64,6 +66,8 @@ class AtomicCheckpointIO(CheckpointIO):
                 writer.raise_error()
                 os.fsync(file.fileno())
             digest = writer.digest()
+            if path.name in KEPT_AS and path.is_file():
+                _keep(path, path.with_name(KEPT_AS[path.name]))
             _write_text(_sidecar(path), _sum_lines([digest, *_known_sums(path)], path))
             os.replace(temporary, path)
         except OSError as error:
@@ -114,17 +118,9 @@ def read_checkpoint(path: str | Path, map_location: Any | None = "cpu") -> dict[
         ValueError: if the file is damaged or holds more than tensors and plain values.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"Checkpoint {path} does not exist; give the path of a .ckpt file.")
-    known = _known_sums(path)
-    if not known:
+    if not _sum_is_right(path):
         logger.warning(
             "Checkpoint %s has no %s file beside it, so damage may go unseen.", path, CHECKSUM_SUFFIX
-        )
-    elif _file_sum(path) not in known:
-        raise ValueError(
-            f"Checkpoint {path} is damaged: its SHA-256 differs from {_sidecar(path).name}; "
-            "use another checkpoint of the run or a copy of this one."
         )
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
@@ -136,6 +132,64 @@ def read_checkpoint(path: str | Path, map_location: Any | None = "cpu") -> dict[
             f"Checkpoint {path} cannot be read: it is damaged or holds more than tensors and plain values "
             f"({first_line})."
         ) from error
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """`last.ckpt` if it is whole, else the later of the whole ones among `previous.ckpt` and `best.ckpt`.
+
+    Each damaged file is named in the log. None if the folder has none of them.
+
+    Raises:
+        ValueError: if there are checkpoints but none that can be read.
+    """
+    last, *others = (folder / name for name in ("last.ckpt", "previous.ckpt", "best.ckpt"))
+    damaged = []
+    try:
+        if not _sum_is_right(last):
+            read_checkpoint(last)
+        return last
+    except FileNotFoundError:
+        logger.debug("%s has no last.ckpt", folder)
+    except ValueError as error:
+        damaged.append(str(error))
+    steps: dict[Path, int] = {}
+    for path in others:
+        try:
+            steps[path] = int(read_checkpoint(path)["global_step"])
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError) as error:
+            damaged.append(str(error))
+    if not steps:
+        if damaged:
+            raise ValueError(
+                f"No checkpoint in {folder} can be read, and a run is never started over by itself: "
+                f"{' '.join(damaged)} Restore one from a copy, or choose another run_dir."
+            )
+        return None
+    found = max(steps, key=lambda path: steps[path])
+    for message in damaged:
+        logger.warning("%s", message)
+    logger.warning("The run goes on from %s, step %d.", found, steps[found])
+    return found
+
+
+def _sum_is_right(path: Path) -> bool:
+    """Whether the file has the sum that its sidecar gives; False without a sidecar.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the sum differs.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Checkpoint {path} does not exist; give the path of a .ckpt file.")
+    known = _known_sums(path)
+    if known and _file_sum(path) not in known:
+        raise ValueError(
+            f"Checkpoint {path} is damaged: its SHA-256 differs from {_sidecar(path).name}; "
+            "use another checkpoint of the run or a copy of this one."
+        )
+    return bool(known)
 
 
 class _HashingWriter:
@@ -173,6 +227,24 @@ class _HashingWriter:
 
     def digest(self) -> str:
         return self._sum.hexdigest()
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Makes `kept` a second name of the file at `path`, with its sums; at every moment `path` is there."""
+    link = kept.with_name(f".{kept.name}.tmp")
+    link.unlink(missing_ok=True)
+    sums = _known_sums(path)
+    try:
+        os.link(path, link)
+    except OSError as error:
+        # Some file systems have no hard links: rename, and until the new file is in place `kept` alone is there.
+        logger.debug("no hard link to %s: %s", path, error)
+        link = path
+    _write_text(_sidecar(kept), _sum_lines([*sums, *_known_sums(kept)], kept))
+    os.replace(link, kept)
+    _write_text(_sidecar(kept), _sum_lines(sums, kept))
+    if link != path:
+        link.unlink(missing_ok=True)  # a rename between two names of one file does nothing
 
 
 def _sidecar(path: Path) -> Path:

@@ -23,13 +23,16 @@ logger = logging.getLogger(__name__)
 class LastCheckpoint(Checkpoint):
     """Writes `last.ckpt` every n optimiser steps, at the end of fit, and when fit is interrupted or fails.
 
-    It follows no metric. If a validation is due at the same step, the file is written after it, so that a resumed
+    The one before stays as `previous.ckpt` (see AtomicCheckpointIO). It follows no metric. If a validation is due at the same step, the file is written after it, so that a resumed
     run neither misses nor repeats that validation. After an interruption in the middle of an optimiser step or of an
     accumulation window the weights belong to no step, so the earlier file is kept.
 
     Args:
         every_n_steps: optimiser steps between writes.
         folder: where `last.ckpt` goes; None means `checkpoints` under the trainer's default_root_dir.
+
+    Attributes:
+        figures: the metrics by name at the last write, which a checkpoint carries along.
 
     Raises:
         ValueError: if every_n_steps is below 1.
@@ -52,13 +55,15 @@ class LastCheckpoint(Checkpoint):
         self._stopped_in: str | None = None
         self._logger_step = 0
         self._restored = False
+        self.figures: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the disk before the first step costs anything."""
         self._saved_step = self._batch_start_step = trainer.global_step
         self._updating = self._save_failed = False
         if trainer.is_global_zero:
-            check_disk_space(_folder(self.folder, trainer), 3 * _estimated_bytes(pl_module))
+            # best, last, previous and the one being written
+            check_disk_space(_folder(self.folder, trainer), 4 * _estimated_bytes(pl_module))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -118,9 +123,18 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Makes Lightning's counters of an interrupted run point to the start of what was interrupted."""
+        """Adds the figures so far; Lightning's counters of an interrupted run point to the start of what was stopped."""
+        metrics = trainer.callback_metrics
+        self.figures |= {k: float(v) for k, v in metrics.items() if isinstance(v, torch.Tensor)}
+        checkpoint["figures"] = dict(self.figures)
         if self._stopped_in is not None:
             _rewind_loops(checkpoint["loops"]["fit_loop"], in_validation=self._stopped_in == "validation")
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Takes over the figures: a run killed after its last step would end without any."""
+        self.figures = dict(checkpoint.get("figures", {}))
 
     def state_dict(self) -> dict[str, Any]:
         """The step under which Lightning's loggers file the next batch."""

@@ -42,6 +42,19 @@ def last_checkpoint(run_dir: Path) -> Path:
     return run_dir / "checkpoints" / "last.ckpt"
 
 
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether a run kept any checkpoint to go on from."""
+    return any((run_dir / "checkpoints").glob("*.ckpt"))
+
+
+def has_only_beginnings(run_dir: Path) -> bool:
+    """Whether a run was killed in the folder before it wrote its config: nothing is lost by starting there."""
+    if not run_dir.is_dir():
+        return False
+    names = [entry.name for entry in run_dir.iterdir()]
+    return all(name in (".lock", "train.log") or name.startswith(".config.yaml.") for name in names)
+
+
 def status(run_dir: Path) -> str:
     """running, finished, stopped: SIGNAL or failed: REASON; empty for a folder without the file."""
     path = run_dir / "status"

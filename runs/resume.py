@@ -6,16 +6,34 @@ from pathlib import Path
 from typing import Any
 
 from runs.config import load_config, override, stamp, with_run_dir
-from runs.folder import RUN_DIR_VARIABLE, is_held, is_main_process, last_checkpoint, short, status
+from runs.folder import (
+    RUN_DIR_VARIABLE,
+    has_checkpoint,
+    has_only_beginnings,
+    is_held,
+    is_main_process,
+    last_checkpoint,
+    short,
+    status,
+)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training to do: its config, the checkpoint of its own folder it goes on from, and whether that folder exists."""
+    """A training to do.
+
+    Attributes:
+        config: resolved.
+        resume_from: the checkpoint of its own folder that it goes on from; a folder of checkpoints means the newest
+            whole one in it.
+        folder_exists: whether the run folder is there already.
+        finished: nothing is left to do.
+    """
 
     config: dict[str, Any]
     resume_from: Path | None = None
     folder_exists: bool = False
+    finished: bool = False
 
 
 def resume_request(overrides: list[str]) -> Path | None:
@@ -33,7 +51,8 @@ def resumed_job(run_dir: Path, overrides: list[str]) -> Job:
     """
     saved = load_config(run_dir)
     config = override(saved, [o for o in overrides if not o.startswith("resume=")])
-    checkpoint = last_checkpoint(run_dir.absolute())
+    named = _named_checkpoint(config, saved)
+    checkpoint = named or last_checkpoint(run_dir.absolute())
     if not checkpoint.is_file():
         raise FileNotFoundError(
             f"{run_dir} wrote no checkpoint yet, so there is nothing to continue; start it again without resume="
@@ -41,7 +60,15 @@ def resumed_job(run_dir: Path, overrides: list[str]) -> Job:
     length = config["trainer"].get("max_steps")
     if status(run_dir) == "finished" and length == saved["trainer"].get("max_steps"):
         raise ValueError(f"{run_dir} is finished; train it further with trainer.max_steps above {length}")
-    return Job(config, checkpoint, folder_exists=True)
+    return Job(config | {"ckpt_path": saved["ckpt_path"]}, checkpoint, folder_exists=True)
+
+
+def _named_checkpoint(config: dict[str, Any], saved: dict[str, Any]) -> Path | None:
+    """The file of `resume=RUN_DIR ckpt_path=FILE`, such as previous.ckpt where last.ckpt is damaged."""
+    if config["ckpt_path"] in (None, saved["ckpt_path"]):
+        return None
+    _check_checkpoint(config)
+    return Path(config["ckpt_path"])
 
 
 def new_job(config: dict[str, Any]) -> Job:
@@ -55,8 +82,7 @@ def new_job(config: dict[str, Any]) -> Job:
     config = config | {"resume": None}
     given = os.environ.get(RUN_DIR_VARIABLE)
     if given and not is_main_process():  # started by the main process, which chose the folder
-        checkpoint = last_checkpoint(Path(given))
-        return Job(with_run_dir(config, Path(given)), checkpoint if checkpoint.is_file() else None, True)
+        return Job(with_run_dir(config, Path(given)), _checkpoints(Path(given)), folder_exists=True)
     _check_checkpoint(config)
     return _continued(config) if automatic else Job(config)
 
@@ -67,12 +93,21 @@ def _continued(config: dict[str, Any]) -> Job:
     if stamp() not in run_dir.parts and (run_dir / "config.yaml").is_file():  # a folder that the user named
         if _comparable(load_config(run_dir)) != _comparable(config):
             raise ValueError(f"{short(run_dir)} holds a run with another config; choose another run_dir")
-        checkpoint = last_checkpoint(run_dir)
-        return Job(config, checkpoint if checkpoint.is_file() else None, folder_exists=True)
+        length = config["trainer"].get("max_steps")
+        finished = (
+            status(run_dir) == "finished" and load_config(run_dir)["trainer"].get("max_steps") == length
+        )
+        return Job(config, _checkpoints(run_dir), folder_exists=True, finished=finished)
+    if has_only_beginnings(run_dir):  # killed before its config was written
+        return Job(config, folder_exists=True)
     found = newest_unfinished(config) if stamp() in run_dir.parts else None
     if found is None:
         return Job(config)
-    return Job(with_run_dir(config, found), last_checkpoint(found), folder_exists=True)
+    return Job(with_run_dir(config, found), _checkpoints(found), folder_exists=True)
+
+
+def _checkpoints(run_dir: Path) -> Path | None:
+    return last_checkpoint(run_dir).parent if has_checkpoint(run_dir) else None
 
 
 def newest_unfinished(config: dict[str, Any]) -> Path | None:
@@ -82,7 +117,7 @@ def newest_unfinished(config: dict[str, Any]) -> Path | None:
         root = root.parent.parent
     folders = {p.parent for pattern in ("*", "sweeps/*/*") for p in root.glob(f"{pattern}/config.yaml")}
     for run_dir in sorted(folders, key=lambda p: (p / "config.yaml").stat().st_mtime, reverse=True):
-        if status(run_dir) == "finished" or not last_checkpoint(run_dir).is_file():
+        if status(run_dir) == "finished" or not has_checkpoint(run_dir):
             continue
         try:
             saved = load_config(run_dir)

@@ -17,10 +17,12 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from callbacks.checkpoint_io import newest_whole
+from callbacks.checkpoints import LastCheckpoint
 from lightning_modules.base import TranslationModule
 from runs.build import build
-from runs.folder import run_folder, short, write_text
-from runs.logs import quiet_libraries
+from runs.folder import is_main_process, run_folder, short, write_text
+from runs.logs import quiet_libraries, run_log
 from runs.resume import Job
 
 log = logging.getLogger(__name__)
@@ -38,18 +40,36 @@ def train(job: Job) -> dict[str, float]:
     """
     quiet_libraries()
     config = job.config
+    if job.finished:
+        return _finished_figures(Path(config["run_dir"]))
     with run_folder(config, exists=job.folder_exists) as run_dir:
         with _sigterm_exits():
             module, datamodule, trainer = parts(config)
         log.info("%s %s", "continuing" if job.folder_exists else "run folder", short(run_dir))
         with _closed_loggers(trainer), _exit_codes():
-            start = job.resume_from or config["ckpt_path"]
+            start = _start(job)
             trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
             figures = _figures(trainer)
             figures |= _test(trainer, module, datamodule, run_dir)
         if trainer.is_global_zero:
             write_text(run_dir / "metrics.json", json.dumps(figures, indent=2, sort_keys=True) + "\n")
     return figures
+
+
+def _finished_figures(run_dir: Path) -> dict[str, float]:
+    """What an earlier process reached: the same command may be given again and again."""
+    with run_log(None, info=is_main_process()):
+        log.info("%s is finished; there is nothing left to do", short(run_dir))
+    path = run_dir / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _start(job: Job) -> Path | str | None:
+    """The checkpoint to start from: its own one, where a folder stands for the newest whole one, or a given one."""
+    own = job.resume_from
+    if own is not None and own.is_dir():
+        own = newest_whole(own)
+    return own or job.config["ckpt_path"]
 
 
 def parts(config: dict[str, Any]) -> tuple[TranslationModule, LightningDataModule, Trainer]:
@@ -86,7 +106,9 @@ def build_module(config: dict[str, Any]) -> TranslationModule:
 
 
 def _figures(trainer: Trainer) -> dict[str, float]:
-    return {k: float(v) for k, v in trainer.callback_metrics.items() if isinstance(v, torch.Tensor)}
+    """Metrics by name; of a run that was killed after its last step those of the checkpoint."""
+    kept = next((c.figures for c in trainer.callbacks if isinstance(c, LastCheckpoint)), {})
+    return kept | {k: float(v) for k, v in trainer.callback_metrics.items() if isinstance(v, torch.Tensor)}
 
 
 def _test(

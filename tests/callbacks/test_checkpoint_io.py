@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import random
 import resource
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.checkpoint_io import AtomicCheckpointIO, check_disk_space, read_checkpoint
+from callbacks.checkpoint_io import AtomicCheckpointIO, check_disk_space, newest_whole, read_checkpoint
 
 FORK = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 FORK_WARNING = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -50,13 +51,13 @@ def test_round_trip_leaves_the_file_and_its_sum_alone(tmp_path):
     loaded = AtomicCheckpointIO().load_checkpoint(path)
     assert loaded["step"] == 5
     assert torch.equal(loaded["x"], torch.full((3,), 2.0))
-    assert sorted(p.name for p in path.parent.iterdir()) == ["last.ckpt", "last.ckpt.sha256"]
-    check = subprocess.run(
-        ["sha256sum", "-c", "last.ckpt.sha256"], cwd=path.parent, capture_output=True, check=False
-    )
-    assert check.returncode == 0
+    files = ["last.ckpt", "last.ckpt.sha256", "previous.ckpt", "previous.ckpt.sha256"]
+    assert sorted(p.name for p in path.parent.iterdir()) == files
+    for name in ("last.ckpt.sha256", "previous.ckpt.sha256"):
+        check = subprocess.run(["sha256sum", "-c", name], cwd=path.parent, capture_output=True, check=False)
+        assert check.returncode == 0
     AtomicCheckpointIO().remove_checkpoint(path)
-    assert list(path.parent.iterdir()) == []
+    assert sorted(p.name for p in path.parent.iterdir()) == files[2:]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
@@ -137,29 +138,33 @@ def test_a_full_disk_names_path_and_bytes(tmp_path, monkeypatch):
 
 @FORK
 @FORK_WARNING
-def test_a_kill_at_any_moment_of_saving_leaves_a_readable_checkpoint(tmp_path):
-    path = tmp_path / "last.ckpt"
-    for delay in (0.02, 0.05, 0.051, 0.053, 0.057, 0.07, 0.08, 0.1):
+def test_a_kill_at_any_moment_of_saving_leaves_readable_checkpoints(tmp_path, monkeypatch):
+    # The temporary folder may be another file system, from which a rename is no single act.
+    monkeypatch.setenv("TMPDIR", "/dev/shm" if Path("/dev/shm").is_dir() else str(tmp_path))
+    path, moments = tmp_path / "last.ckpt", random.Random(0)
+    for _ in range(20):
         AtomicCheckpointIO().save_checkpoint({"x": torch.full((300_000,), -1.0)}, path)
         process = multiprocessing.get_context("fork").Process(target=save_for_ever, args=(path,))
         process.start()
-        time.sleep(delay)
+        time.sleep(moments.uniform(0.02, 0.1))
         os.kill(process.pid, signal.SIGKILL)
         process.join(30)
         assert is_uniform(path)
+        assert not path.with_name("previous.ckpt").exists() or is_uniform(path.with_name("previous.ckpt"))
     AtomicCheckpointIO().save_checkpoint({"x": 1}, path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "last.ckpt.sha256"]
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
-@pytest.mark.parametrize("name", ["sidecar", "checkpoint"])
-def test_a_stop_between_the_renames_leaves_a_valid_pair(tmp_path, monkeypatch, name):
-    path = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"x": 1}, path)
+@pytest.mark.parametrize("rename", range(1, 7))
+def test_a_stop_between_any_two_renames_leaves_valid_pairs(tmp_path, monkeypatch, rename):
+    path, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    for value in (0, 1):
+        AtomicCheckpointIO().save_checkpoint({"x": value}, path)
     replace, calls = os.replace, []
 
     def stop(source, target):
-        calls.append(target)
-        if len(calls) == {"sidecar": 2, "checkpoint": 3}[name]:
+        calls.append(Path(target).name)
+        if len(calls) == rename:
             raise KeyboardInterrupt
         replace(source, target)
 
@@ -167,10 +172,62 @@ def test_a_stop_between_the_renames_leaves_a_valid_pair(tmp_path, monkeypatch, n
     with pytest.raises(KeyboardInterrupt):
         AtomicCheckpointIO().save_checkpoint({"x": 2}, path)
     monkeypatch.undo()
-    assert read_checkpoint(path) == {"x": 1 if name == "sidecar" else 2}
+    assert read_checkpoint(path) == {"x": 2 if "last.ckpt" in calls[:-1] else 1}
+    assert read_checkpoint(previous) == {"x": 1 if "previous.ckpt" in calls[:-1] else 0}
 
 
 def test_disk_space_is_checked_on_the_nearest_parent(tmp_path):
     check_disk_space(tmp_path / "not" / "yet", 1)
     with pytest.raises(OSError, match=r"need about \d+ bytes, but \d+ bytes are free; free some space"):
         check_disk_space(tmp_path / "not" / "yet", 10**18)
+
+
+def save_steps(folder: Path, **steps: int) -> None:
+    for name, step in steps.items():
+        AtomicCheckpointIO().save_checkpoint({"global_step": step}, folder / f"{name}.ckpt")
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_the_replaced_checkpoint_stays_as_the_previous_one(tmp_path):
+    for step in (1, 2, 3):
+        save_steps(tmp_path, last=step, best=step)
+    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 3
+    assert read_checkpoint(tmp_path / "previous.ckpt")["global_step"] == 2
+    assert len(list(tmp_path.glob("*.ckpt"))) == 3  # best keeps none
+
+
+def test_a_file_system_without_links_keeps_the_previous_one_too(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("callbacks.checkpoint_io.os.link", refuse)
+    for step in (1, 2, 3):
+        save_steps(tmp_path, last=step)
+    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 3
+    assert read_checkpoint(tmp_path / "previous.ckpt")["global_step"] == 2
+
+
+@pytest.mark.parametrize(("best", "name"), [(1, "previous"), (5, "best")])
+def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_taken(tmp_path, caplog, best, name):
+    save_steps(tmp_path, best=best)
+    for step in (4, 6):
+        save_steps(tmp_path, last=step)
+    assert newest_whole(tmp_path) == tmp_path / "last.ckpt"
+    assert caplog.text == ""
+    damage(tmp_path / "last.ckpt")
+    assert newest_whole(tmp_path) == tmp_path / f"{name}.ckpt"
+    assert "last.ckpt is damaged: its SHA-256 differs from last.ckpt.sha256" in caplog.text
+    assert f"The run goes on from {tmp_path / name}.ckpt, step {max(4, best)}." in caplog.text
+
+
+def test_a_run_is_never_started_over_because_all_checkpoints_are_damaged(tmp_path):
+    assert newest_whole(tmp_path) is None
+    save_steps(tmp_path, last=6)
+    damage(tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"No checkpoint in .* can be read, and a run is never started over"):
+        newest_whole(tmp_path)

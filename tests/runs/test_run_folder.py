@@ -65,6 +65,49 @@ def test_automatic_resume_takes_the_unfinished_run_with_the_same_config(door, tm
     assert len(list((tmp_path / "outputs/autoencoder").iterdir())) == 2
 
 
+def test_a_damaged_checkpoint_is_passed_over_or_refused(door, tmp_path: Path, capfd) -> None:
+    command = (*TINY, "run_dir=run", "resume=auto", "callbacks.last.every_n_steps=1")
+    assert door(*command) == 0
+    last, log = tmp_path / "run/checkpoints/last.ckpt", tmp_path / "run/train.log"
+    assert door(*command) == 0  # nothing left to do
+    assert "run is finished; there is nothing left to do" in capfd.readouterr().err
+
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data)
+    (tmp_path / "run/status").write_text("stopped: SIGTERM\n")
+    refusal = door("resume=run")
+    assert refusal.startswith(
+        f"error: Checkpoint {last} is damaged: its SHA-256 differs from last.ckpt.sha256"
+    )
+    assert door(*command, "trainer.max_steps=3") == 0
+    assert f"goes on from {last.with_name('previous.ckpt')}, step 1." in log.read_text()
+    assert "resumed at step 1" in log.read_text()
+    assert door("resume=run", f"ckpt_path={last.with_name('previous.ckpt')}", "trainer.max_steps=4") == 0
+    assert "resumed at step 2" in log.read_text()
+
+
+def test_a_run_killed_after_its_last_step_ends_with_all_its_figures(door, tmp_path: Path) -> None:
+    command = (*TINY, "run_dir=run", "resume=auto", "trainer.val_check_interval=2")
+    assert door(*command) == 0
+    figures = tmp_path / "run/metrics.json"
+    whole = json.loads(figures.read_text())
+    figures.unlink()
+    (tmp_path / "run/status").write_text("running\n")
+    assert door(*command) == 0
+    assert json.loads(figures.read_text()) == whole
+
+
+def test_a_run_killed_before_its_config_was_written_starts_there(door, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/train.log").touch()
+    (tmp_path / "run/.lock").touch()
+    assert door(*TINY, "run_dir=run", "resume=auto") == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/photo.png").touch()
+    assert "other exists already" in door(*TINY, "run_dir=other", "resume=auto")
+
+
 def test_a_failing_job_does_not_lose_the_others(door, tmp_path: Path, capsys) -> None:
     assert door("-m", *TINY, "module.optimizer.lr=-1,1e-3", "trainer.val_check_interval=2") == 1
     table = capsys.readouterr().out.strip().splitlines()
