@@ -149,10 +149,16 @@ class Autoencoder(TranslationModule):
         if not self._has_validated and self._train_square is not None:
             self.vae.register_to_config(scaling_factor=float(self._train_square) ** -0.5)
         checkpoint["scaling_factor"] = float(self.vae.config.scaling_factor)
+        checkpoint["scale_was_measured"] = self._has_validated
+        if self._train_square is not None:
+            checkpoint["train_square"] = float(self._train_square)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.vae.register_to_config(scaling_factor=checkpoint["scaling_factor"])
+        self._has_validated = checkpoint.get("scale_was_measured", True)
+        if "train_square" in checkpoint:
+            self._train_square = torch.tensor(checkpoint["train_square"], device=self.device)
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from diffusion.samplers import Sampler
 from diffusion.seeding import Stream, generators, keyed_uniform, randn
 from lightning_modules.base import TranslationModule
 from lightning_modules.requests import DrawSettings
+from networks.content_hash import content_hash
 from networks.latent_diffusion_parts import LatentDiffusionParts, to_dtype
 from networks.text_cache import TextCache
 
@@ -46,6 +47,7 @@ class LatentModule(TranslationModule):
         guidance_rescale: in [0, 1], against over-saturation.
         frozen_dtype: of the frozen parts while training: float32, bfloat16, float16, or auto for the trainer's.
         text_cache_dir: folder for the states of a frozen text encoder; None keeps them in memory alone.
+        check_base: refuse a checkpoint that was trained on other frozen weights; false takes any that fit in shape.
         shared: as TranslationModule.
     """
 
@@ -61,6 +63,7 @@ class LatentModule(TranslationModule):
         guidance_rescale: float = 0.0,
         frozen_dtype: str = "auto",
         text_cache_dir: str | None = None,
+        check_base: bool = True,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -80,6 +83,8 @@ class LatentModule(TranslationModule):
         self._frozen_dtype = frozen_dtype
         self._text_cache_dir = text_cache_dir
         self._text_cache: TextCache | None = None
+        self._check_base = check_base
+        self._base_hash: str | None = None
 
     # ---- what a method answers
 
@@ -114,6 +119,7 @@ class LatentModule(TranslationModule):
         """Puts the frozen parts of a training into low precision: autocast would convert them anew in every step."""
         if stage != "fit":
             return
+        self.base_hash()  # of the weights as they were loaded, before their precision changes
         name = self._frozen_dtype
         if name == "auto":
             name = {"bf16-mixed": "bfloat16", "16-mixed": "float16"}.get(
@@ -127,6 +133,27 @@ class LatentModule(TranslationModule):
             if id(parameter) not in trained | kept:
                 parameter.data = parameter.data.to(to_dtype(name))
         self._text_cache = None
+
+    def base_hash(self) -> str:
+        """Content hash of the frozen parts as they were loaded."""
+        if self._base_hash is None:
+            frozen = {n: p for n, p in self.parts.named_parameters() if not p.requires_grad}
+            self._base_hash = content_hash(frozen)
+        return self._base_hash
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["base_sha256"] = self.base_hash()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        trained_on = checkpoint.get("base_sha256")
+        if self._check_base and trained_on not in (None, self.base_hash()):
+            raise ValueError(
+                f"the checkpoint was trained on a base with the content hash {trained_on[:12]}, but the frozen weights that "
+                f"module.parts names have {self.base_hash()[:12]}; give the base it was trained on, or set "
+                "module.check_base=false to go on with another"
+            )
 
     def latents(self, batch: dict[str, Any], noise: Tensor | None = None) -> Tensor:
         """Scaled latents (B, Z, h, w) of batch["image"], from the cached moments where the batch has them."""

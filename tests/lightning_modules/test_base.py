@@ -73,6 +73,27 @@ def _only_first_layer(checkpoint):
     return checkpoint | {"state_dict": state}
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_checkpoint_names_its_base_by_content_and_refuses_another(fit, precision):
+    trainer = fit(module := colorizer(), photo_batch(), steps=1, precision=precision)
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+    assert checkpoint["base_sha256"] == colorizer().base_hash()  # whatever precision it trained in
+    colorizer().on_load_checkpoint(checkpoint)
+
+    def on_another_base(**settings) -> ColorizeControlNet:
+        other = colorizer(**settings)
+        with torch.no_grad():
+            other.parts.unet.conv_in.bias[0] += 1e-6
+        return other
+
+    with pytest.raises(
+        ValueError, match=r"trained on a base with the content hash \w{12}, but .*module.check_base=false"
+    ):
+        on_another_base().on_load_checkpoint(checkpoint)
+    on_another_base(check_base=False).on_load_checkpoint(checkpoint)
+    assert module.base_hash() == checkpoint["base_sha256"]
+
+
 def test_frozen_networks_stay_in_eval_mode():
     module = colorizer().train()
     assert module.controlnet.training
