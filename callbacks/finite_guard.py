@@ -24,7 +24,8 @@ class FiniteGuard(Callback):
     On CPU the check raises at once and the step does not happen. On an accelerator a check would wait for the device
     in each step, so a flag stays there: a bad gradient is set to zero, and the error is raised at the next reading,
     every n steps and before any checkpoint is written, so that no checkpoint holds weights from after the bad step.
-    With float16 the loss scaler deals with infinite gradients, and only the loss is checked.
+    With float16 the loss scaler deals with infinite gradients, and only the loss is checked. A module that adds several
+    terms and keeps them in `loss_terms` (scalars by name) has the bad one named.
 
     Args:
         every_n_steps: optimiser steps between readings of the flag on an accelerator.
@@ -40,17 +41,18 @@ class FiniteGuard(Callback):
                 "set callbacks.finite_guard.every_n_steps=50."
             )
         self.every_n_steps = every_n_steps
-        self._bad_loss: Tensor | None = None  # bool, since the last optimiser step
-        self._first: Tensor | None = (
-            None  # int64 (2,): step of the first bad update or -1, and whether by its loss
-        )
+        # bool (1 + T,), since the last optimiser step: the loss and each of its terms
+        self._bad_loss: Tensor | None = None
+        # int64 (2 + T,): step of the first bad update or -1, whether by its loss, and by which of its terms
+        self._first: Tensor | None = None
+        self._terms: list[str] = []
         self._names: dict[int, list[str]] = {}
         self._step = 0  # when the batch began: a batch with two optimisers makes two steps
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forgets an earlier fit."""
         self._bad_loss = self._first = None
-        self._names = {}
+        self._terms, self._names = [], {}
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -61,8 +63,13 @@ class FiniteGuard(Callback):
         self._names.setdefault(self._step, []).extend(map(str, names))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Notes on the loss's device whether it is finite."""
-        bad = ~torch.isfinite(loss.detach()).all()
+        """Notes on the loss's device whether it and its terms are finite."""
+        terms: dict[str, Tensor] = getattr(pl_module, "loss_terms", {})
+        if list(terms) != self._terms:  # a term may start later
+            self._read()
+            self._terms, self._first, self._bad_loss = list(terms), None, None
+        values = [loss.detach().float().sum(), *(term.detach().float().sum() for term in terms.values())]
+        bad = ~torch.isfinite(torch.stack(values))
         self._bad_loss = bad if self._bad_loss is None else self._bad_loss | bad
 
     def on_before_optimizer_step(
@@ -74,19 +81,22 @@ class FiniteGuard(Callback):
         ]
         if not gradients:
             return
-        bad = torch.zeros((), dtype=torch.bool, device=gradients[0].device)
-        bad_loss = bad if self._bad_loss is None else self._bad_loss
+        device = gradients[0].device
+        bad_loss = (
+            torch.zeros(1, dtype=torch.bool, device=device) if self._bad_loss is None else self._bad_loss
+        )
         self._bad_loss = None
+        bad = bad_loss[0]
         if getattr(trainer.precision_plugin, "scaler", None) is None:
-            bad = ~torch.isfinite(torch.nn.utils.get_total_norm(gradients))
-        bad = bad | bad_loss
-        if reading_is_free(bad.device):
+            bad = bad | ~torch.isfinite(torch.nn.utils.get_total_norm(gradients))
+        if reading_is_free(device):
             if bad:
-                raise self._error(self._step, bool(bad_loss), "the step was not taken")
+                raise self._error(self._step, bad_loss.tolist(), "the step was not taken")
             return
         for gradient in gradients:
             gradient.masked_fill_(bad, 0.0)
-        found = torch.stack([torch.full_like(bad, self._step, dtype=torch.int64), bad_loss.long()])
+        step = torch.full((1,), self._step, dtype=torch.int64, device=device)
+        found = torch.cat([step, bad_loss.long()])
         if self._first is None:
             self._first = torch.full_like(found, -1)
         self._first = torch.where(bad & (self._first[0] < 0), found, self._first)
@@ -113,13 +123,14 @@ class FiniteGuard(Callback):
     def _read(self) -> None:
         if self._first is None:
             return
-        step, by_loss = self._first.tolist()
+        step, *bad_loss = self._first.tolist()
         if step >= 0:
-            raise self._error(step, bool(by_loss), "its gradient was set to zero and no checkpoint holds it")
+            raise self._error(step, bad_loss, "its gradient was set to zero and no checkpoint holds it")
         self._names = {}
 
-    def _error(self, step: int, by_loss: bool, consequence: str) -> NonFiniteError:
-        what = "loss" if by_loss else "gradient norm"
+    def _error(self, step: int, bad_loss: list[int], consequence: str) -> NonFiniteError:
+        terms = ", ".join(name for name, bad in zip(self._terms, bad_loss[1:], strict=False) if bad)
+        what = ("loss" + (f" (term: {terms})" if terms else "")) if bad_loss[0] else "gradient norm"
         names = ", ".join(self._names.get(step, [])[:16]) or "unnamed samples"
         return NonFiniteError(
             f"The {what} is not finite at step {step} (batch: {names}); {consequence}. "

@@ -74,7 +74,8 @@ class Autoencoder(TranslationModule):
         noise = randn(posterior.mean.shape[1:], self.step_generators(Stream.POSTERIOR, len(image)))
         reconstruction = self.vae.decode(posterior.mean + posterior.std * noise).sample.float() / 2 + 0.5
         terms = self.reconstruction_terms(reconstruction, image)
-        loss = sum(terms.values()) + self.kl_weight * posterior.kl().mean()
+        kl = self.kl_weight * posterior.kl().mean()
+        loss = sum(terms.values()) + kl
         if self.discriminator is not None and self.global_step >= self.adversarial_start_step:
             adversarial = self.adversarial_terms(
                 reconstruction, image, torch.stack(list(terms.values())).sum()
@@ -84,7 +85,8 @@ class Autoencoder(TranslationModule):
         elif self.discriminator is not None:
             # Still in the graph: DDP waits for every trained parameter's gradient.
             loss = loss + 0 * sum(p.sum() for p in self.discriminator.parameters())
-        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
+        self.loss_terms = {name: term.detach() for name, term in (terms | {"kl": kl}).items()}
+        self.log_dict({f"train/{name}": term for name, term in self.loss_terms.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 

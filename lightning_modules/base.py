@@ -45,6 +45,9 @@ class TranslationModule(L.LightningModule):
         self._num_warmup_steps = num_warmup_steps
         self.seed = seed
         self._compile = compile
+        self.loss_terms: dict[
+            str, Tensor
+        ] = {}  # of the last step, where the loss is a sum; guards name the bad one
 
     # ---- what a method answers
 

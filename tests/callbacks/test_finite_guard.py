@@ -70,6 +70,25 @@ def test_the_last_steps_are_read_at_the_end(fit, tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("free", [True, False])
+def test_the_bad_term_of_the_loss_is_named_also_one_that_starts_later(fit, tiny, monkeypatch, free):
+    monkeypatch.setattr(finite_guard, "reading_is_free", lambda device: free)
+    module = tiny()
+    step = module.training_step
+
+    def training_step(batch, batch_idx):
+        l1 = step(batch, batch_idx)
+        module.loss_terms = {"l1": l1}
+        if batch_idx >= 3:
+            module.loss_terms["adversarial"] = l1 * (float("inf") if batch_idx == 6 else 1)
+        return sum(module.loss_terms.values())
+
+    module.training_step = training_step
+    with pytest.raises(NonFiniteError, match=r"The loss \(term: adversarial\) is not finite at step 6"):
+        fit(module, [FiniteGuard(every_n_steps=8)], limit_val_batches=0)
+    assert torch.isfinite(module.net.weight).all()
+
+
+@pytest.mark.parametrize("free", [True, False])
 def test_a_healthy_run_is_unchanged(fit, tiny, monkeypatch, free):
     monkeypatch.setattr(finite_guard, "reading_is_free", lambda device: free)
     guarded, plain = tiny(), tiny()
