@@ -137,6 +137,13 @@ class EMA(Callback):
         self._average = dict(state_dict["average"])
         self.num_updates = int(state_dict["num_updates"])
 
+    @torch.no_grad()
+    def copy_from(self, state_dict: dict[str, Any]) -> None:
+        """Sets the live averages, in place, to those that `state_dict` gave earlier."""
+        for name, average in self._average.items():
+            average.copy_(state_dict["average"][name])
+        self.num_updates = int(state_dict["num_updates"])
+
     @torch.inference_mode(False)
     @torch.no_grad()
     def _swap_in(self, module: LightningModule) -> None:

@@ -1,0 +1,215 @@
+"""Skips the update of a step whose loss jumps, and goes back to a checkpoint if that happens too often."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.checkpoint_io import read_checkpoint
+from callbacks.ema import EMA
+
+logger = logging.getLogger(__name__)
+
+MIN_HISTORY = 20  # losses before the median means something
+
+
+class SpikeError(ValueError):
+    """The loss jumps again and again."""
+
+
+class SpikeGuard(Callback):
+    """Leaves out the update of a step whose loss lies far above the median of the steps before it.
+
+    A spike is a loss above median + (factor - 1) * median of the magnitudes, which for positive losses is factor times
+    the median. The gradients of such a step are dropped, so that the optimiser skips it: weights and moments stay as
+    they are, while data and schedule go on. After `max_skips` within `window` steps the weights, the optimiser and the
+    average of the newest checkpoint from before the first of these steps come back, the learning rate is multiplied by
+    `lr_factor`, and training goes on with the next batches; steps are not counted back. After `max_rollbacks` of
+    these the run stops. The loss is averaged over the processes, so that all decide alike; reading it makes the host
+    wait for the device in each step, which is why the guard is an option: `callbacks=spike_guard`.
+
+    Args:
+        factor: times the median that make a spike; diffusion losses of small batches vary by 2 to 3.
+        window: optimiser steps of the median, and in which skips are counted.
+        max_skips: skips within the window that lead to a rollback.
+        lr_factor: of the learning rate at a rollback, in (0, 1].
+        max_rollbacks: rollbacks before the run stops.
+        folder: of the checkpoints; None means `checkpoints` under the trainer's default_root_dir.
+
+    Attributes:
+        num_skipped, num_rollbacks: so far; logged as `spikes/skipped` and `spikes/rollbacks`.
+
+    Raises:
+        ValueError: for a setting out of range.
+    """
+
+    def __init__(
+        self,
+        factor: float = 10.0,
+        window: int = 100,
+        max_skips: int = 3,
+        lr_factor: float = 0.5,
+        max_rollbacks: int = 2,
+        folder: str | Path | None = None,
+    ) -> None:
+        for name, value, fits, expected in (
+            ("factor", factor, factor > 1, "above 1"),
+            ("window", window, window >= MIN_HISTORY, f"at least {MIN_HISTORY}"),
+            ("max_skips", max_skips, max_skips >= 1, "at least 1"),
+            ("lr_factor", lr_factor, 0 < lr_factor <= 1, "in (0, 1]"),
+            ("max_rollbacks", max_rollbacks, max_rollbacks >= 0, "0 or more"),
+        ):
+            if not fits:
+                raise ValueError(f"callbacks.spike_guard.{name} is {value}; expected {expected}")
+        self.factor, self.window, self.max_skips = factor, window, max_skips
+        self.lr_factor, self.max_rollbacks = lr_factor, max_rollbacks
+        self.folder = folder
+        self.num_skipped = self.num_rollbacks = 0
+        self._history: deque[float] = deque(maxlen=window)
+        self._skipped_at: list[int] = []
+        self._losses: list[Tensor] = []
+        self._names: list[str] = []
+        self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses what has no single optimiser to skip."""
+        if len(trainer.optimizers) != 1:
+            raise ValueError(
+                f"SpikeGuard needs one optimiser, but this method has {len(trainer.optimizers)}; "
+                "set callbacks.spike_guard=null"
+            )
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remembers the step that this batch belongs to and the names of its samples."""
+        if not self._losses:  # the first micro-batch of the step
+            self._step, self._names = trainer.global_step, []
+        names = batch.get("name", []) if isinstance(batch, dict) else []
+        self._names.extend(map(str, names))
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Keeps the loss of each micro-batch."""
+        self._losses.append(loss.detach())
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Drops the gradients of a spike."""
+        loss = float(trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean"))
+        self._losses = []
+        limit = self._limit()
+        if loss <= limit:
+            self._history.append(loss)
+            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        self.num_skipped += 1
+        self._skipped_at.append(self._step)
+        logger.warning(
+            "step %d is skipped: its loss %.4g is above %.4g, %g times the median of the last %d steps (batch: %s)",
+            *(self._step, loss, limit, self.factor, len(self._history), ", ".join(self._names[:16])),
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Goes back to a checkpoint if there were too many skips."""
+        self._skipped_at = [s for s in self._skipped_at if s > self._step - self.window]
+        pl_module.log_dict(
+            {
+                "spikes/skipped": float(self.num_skipped),
+                "spikes/rollbacks": float(self.num_rollbacks),
+            }
+        )
+        if len(self._skipped_at) >= self.max_skips:
+            self._roll_back(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and the losses of the window, so that a resumed run decides as the whole one."""
+        return {
+            "num_skipped": self.num_skipped,
+            "num_rollbacks": self.num_rollbacks,
+            "history": list(self._history),
+            "skipped_at": list(self._skipped_at),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what `state_dict` gave."""
+        self.num_skipped, self.num_rollbacks = state_dict["num_skipped"], state_dict["num_rollbacks"]
+        self._history = deque(state_dict["history"], maxlen=self.window)
+        self._skipped_at = list(state_dict["skipped_at"])
+
+    def _limit(self) -> float:
+        if len(self._history) < MIN_HISTORY:
+            return math.inf
+        return median(self._history) + (self.factor - 1) * median(map(abs, self._history))
+
+    def _roll_back(self, trainer: Trainer, module: LightningModule) -> None:
+        what = f"{len(self._skipped_at)} of the last {self.window} steps had a spike in the loss"
+        if self.num_rollbacks >= self.max_rollbacks:
+            raise SpikeError(
+                f"{what} at step {self._step}, after {self.num_rollbacks} rollbacks; look at the samples of these steps "
+                "in train.log, or lower module.optimizer.lr, or raise callbacks.spike_guard.factor"
+            )
+        folder = (
+            Path(self.folder) if self.folder is not None else Path(trainer.default_root_dir) / "checkpoints"
+        )
+        checkpoint = _newest_until(self._skipped_at[0], folder)
+        if checkpoint is None:
+            raise SpikeError(
+                f"{what} at step {self._step}, and {folder} holds no checkpoint from before the first of them to go back "
+                "to; set callbacks.last.every_n_steps below callbacks.spike_guard.window, or lower module.optimizer.lr"
+            )
+        _restore(checkpoint, trainer, module, lr_factor=self.lr_factor)
+        self.num_rollbacks += 1
+        self._skipped_at = []
+        logger.warning(
+            "%s: weights, optimiser and average are those of step %d again, the learning rate is multiplied by %g",
+            *(what, checkpoint["global_step"], self.lr_factor),
+        )
+
+
+def _newest_until(step: int, folder: Path) -> dict[str, Any] | None:
+    """The checkpoint in `folder` with the largest step that is at most `step`; None if there is none."""
+    found: dict[str, Any] | None = None
+    for path in folder.glob("*.ckpt"):
+        try:
+            checkpoint = read_checkpoint(path)
+        except ValueError as error:
+            logger.warning("%s", error)
+            continue
+        if checkpoint["global_step"] <= step and (
+            found is None or found["global_step"] < checkpoint["global_step"]
+        ):
+            found = checkpoint
+    return found
+
+
+def _restore(
+    checkpoint: dict[str, Any], trainer: Trainer, module: LightningModule, *, lr_factor: float
+) -> None:
+    """Puts weights, optimiser and average back; the schedule stays where it is, at a lower rate."""
+    (optimizer,) = trainer.optimizers
+    rates = [(group["lr"], group.get("initial_lr")) for group in optimizer.param_groups]
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"], strict=False)
+    trainer.strategy.load_optimizer_state_dict(checkpoint)
+    for group, (rate, initial) in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * lr_factor
+        if initial is not None:
+            group["initial_lr"] = initial * lr_factor
+    for config in trainer.lr_scheduler_configs:
+        config.scheduler.base_lrs = [rate * lr_factor for rate in config.scheduler.base_lrs]
+    for callback in trainer.callbacks:
+        if isinstance(callback, EMA):
+            callback.copy_from(checkpoint["callbacks"][callback.state_key])
