@@ -26,8 +26,8 @@ def sentence(error: BaseException, overrides: list[str]) -> str:
         return _unknown_key(key[1].strip(), overrides)
     if isinstance(error, HydraException):
         text = text.partition("\n")[0]
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-        text = f"{error.strerror}: {error.filename}"
+    if isinstance(error, OSError) and error.strerror is not None:
+        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     notes = getattr(error, "__notes__", [])
     return " ".join(" ".join([text or type(error).__name__, *notes]).split())
 

@@ -1,12 +1,16 @@
 """The run folder from the first step to the last: files, resuming, sweeps and failures."""
 
+import csv
 import json
 import logging
+import re
+import resource
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
+from callbacks.checkpoint_io import read_checkpoint
 from runs.config import load_config
 from runs.folder import run_folder, status
 from runs.resume import resumed_job
@@ -85,6 +89,26 @@ def test_a_damaged_checkpoint_is_passed_over_or_refused(door, tmp_path: Path, ca
     assert "resumed at step 1" in log.read_text()
     assert door("resume=run", f"ckpt_path={last.with_name('previous.ckpt')}", "trainer.max_steps=4") == 0
     assert "resumed at step 2" in log.read_text()
+
+
+def test_a_full_disk_costs_neither_checkpoint_nor_curve(door, tmp_path: Path) -> None:
+    command = (*TINY, "run_dir=run", "trainer.log_every_n_steps=1", "callbacks.last.every_n_steps=1")
+    assert door(*command, "trainer.limit_val_batches=1") == 0
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (last.stat().st_size - 1000, limits[1]))
+    try:
+        error = door("resume=run", "trainer.max_steps=4")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    pattern = rf"error: Checkpoint {last} was not written \(File too large\): it needs \d+ bytes, \d+ bytes are free"
+    assert re.match(pattern, error)
+    assert status(tmp_path / "run").startswith("failed: OSError: [Errno 27] Checkpoint")
+    assert read_checkpoint(last)["global_step"] == 2
+    assert door("resume=run", "trainer.max_steps=4") == 0
+    with open(tmp_path / "run/metrics.csv", newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert steps == [0, 1, 2, 3]
 
 
 def test_a_run_killed_after_its_last_step_ends_with_all_its_figures(door, tmp_path: Path) -> None:
