@@ -1,10 +1,13 @@
 """Trains an experiment: python train.py experiment=NAME [overrides]; python train.py --help lists the names."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
-from runs.choices import CONF
+from runs.choices import CONF, help_text
 from runs.cli import Launch, run_door
+from runs.command_line import read_command_line
 
 launch = Launch()
 
@@ -18,6 +21,9 @@ def compose(config: DictConfig) -> float | None:
 def main() -> None:
     """Finds out what to train, then trains."""
     # torch and Lightning are imported when a training starts, so that --help and --cfg job answer at once.
+    if read_command_line(sys.argv[1:]).help:
+        sys.stdout.write(help_text())
+        return
     if not launch.resume():
         compose()
     launch.run()

@@ -29,6 +29,9 @@ def run_door(main: Callable[[], None]) -> None:
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
+    # torchvision and torch-fidelity ask torch.load to run what a file of weights says; this forbids it to all.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     try:
         main()
     except BrokenPipeError:  # the reader of our output, such as head, has left

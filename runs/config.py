@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from runs.build import check_plain
 from runs.choices import groups, nearest_key, options
 from runs.schema import accepts, check_config
 
@@ -73,13 +74,30 @@ def load_config(run_dir: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{run_dir} is no run folder: it has no config.yaml; give outputs/EXPERIMENT/DATE_TIME"
         )
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(config, dict) or "run_dir" not in config:
-        raise ValueError(f"{path} is not the config of a run")
+    config = read_config(path)
+    if "run_dir" not in config:
+        raise ValueError(f"{path} is not the config of a run: it has no run_dir")
     return with_run_dir(config, run_dir)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A saved config as plain values. It may come from anybody: nothing in it is resolved or built here.
+
+    Raises:
+        ValueError: the file is damaged, or holds interpolations or objects.
+    """
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception as error:  # YAML's and OmegaConf's errors have no common class
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} cannot be read: {reason}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is not the config of a run")
+    try:
+        check_plain(config, "")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return config
 
 
 def override(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

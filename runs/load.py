@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from callbacks.checkpoint_io import read_checkpoint
 from callbacks.ema import average_from_checkpoint
 from lightning_modules.base import TranslationModule
 from runs.build import build
+from runs.config import read_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PRETRAINED = REPOSITORY / "pretrained"
@@ -41,12 +41,12 @@ def load_run(source: str) -> Run:
         raise FileNotFoundError(
             f"{config_file} is missing; run= takes the folder that train.py wrote, with its config.yaml"
         )
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(config_file), resolve=True)
-    except Exception as error:  # YAML's and OmegaConf's errors have no common class
-        raise ValueError(f"{config_file} cannot be read: {str(error).splitlines()[0]}") from error
+    config = read_config(config_file)
+    node = config.get("module")
+    if not isinstance(node, dict) or not isinstance(config.get("seed"), int):
+        raise ValueError(f"{config_file} is not the config of a run: it has no module or no seed")
     # Its weights serve the training loss alone and lie in a file of the user's.
-    node = {**config["module"], "perceptual": None} if "perceptual" in config["module"] else config["module"]
+    node = {**node, "perceptual": None} if "perceptual" in node else node
     module = build(at_home(node), "module", seed=config["seed"])
     if place.is_dir():
         module.load_export(place)

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from runs.build import OWN_ROOMS, check_targets
+from runs.build import OWN_ROOMS, check_plain, check_targets
 from runs.choices import nearest, train_keys
-from runs.signatures import Signature, kinds, modules, public_names, signature
+from runs.signatures import Signature, kinds, signature
 
-_HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
+_HYDRA_KEYS = {"_target_", "_partial_"}
+_TEXTS = ("experiment_name", "resume", "ckpt_path", "run_dir")
 _NODES = ("module", "datamodule", "trainer", "callbacks", "logger")
 
 
@@ -20,10 +21,13 @@ def check_config(config: dict[str, Any]) -> None:
     for key in config:
         if key not in known:
             raise ValueError(f"unknown key '{key}'{nearest(key, known)}")
+    check_plain(config, "")
+    check_targets(config, "")
     _check_scalar("seed", config.get("seed"), {"int"}, own=True)
     _check_scalar("compile", config.get("compile"), {"bool"}, own=True)
+    for key in _TEXTS:
+        _check_scalar(key, config.get(key), {"str", "None"}, own=True)
     for key in _NODES:
-        check_targets(config.get(key), key)
         _check_node(config.get(key), key)
 
 
@@ -46,20 +50,10 @@ def _check_node(node: Any, path: str) -> None:
         return
     target = node.get("_target_")
     found = signature(target) if isinstance(target, str) else None
-    if isinstance(target, str) and found is None and target.startswith(OWN_ROOMS):
-        _refuse_target(target, path)
     if found is not None and isinstance(target, str):
         _check_arguments(node, path, found, own=target.startswith(OWN_ROOMS))
     for key, value in node.items():
         _check_node(value, f"{path}.{key}")
-
-
-def _refuse_target(target: str, path: str) -> None:
-    room, _, rest = target.partition(".")
-    module = f"{room}.{rest.partition('.')[0]}"
-    names = public_names(module)
-    near = [f"{module}.{name}" for name in names] if names else modules(room)
-    raise ValueError(f"{path}._target_ is '{target}', which does not exist{nearest(target, near)}")
 
 
 def _check_arguments(node: dict[str, Any], path: str, found: Signature, own: bool) -> None:

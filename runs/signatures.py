@@ -22,7 +22,7 @@ def signature(target: str) -> Signature | None:
     """The arguments of a class, function or classmethod by its dotted name; None if its text cannot be found."""
     parts = target.split(".")
     for cut in range(len(parts) - 1, 0, -1):
-        found = _definition(".".join(parts[:cut]), parts[cut])
+        found = definition(".".join(parts[:cut]), parts[cut])
         if found is None:
             continue
         module = found[0]
@@ -34,13 +34,17 @@ def signature(target: str) -> Signature | None:
     return None
 
 
-def public_names(module: str) -> list[str]:
-    """Classes and functions that a module's text defines; empty if there is no such module."""
+def classes(module: str) -> list[str]:
+    """Public classes that a module's text defines; empty if there is no such module."""
     path = _module_file(module)
     found = [] if path is None else _tree(path).body
-    return [
-        n.name for n in found if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and not n.name.startswith("_")
-    ]
+    return [n.name for n in found if isinstance(n, ast.ClassDef) and not n.name.startswith("_")]
+
+
+def classmethods(node: ast.ClassDef) -> list[str]:
+    """Public classmethods that stand in the body of a class itself."""
+    found = [m for m in node.body if isinstance(m, ast.FunctionDef) and not m.name.startswith("_")]
+    return [m.name for m in found if any(ast.unparse(d) == "classmethod" for d in m.decorator_list)]
 
 
 def modules(package: str) -> list[str]:
@@ -70,7 +74,7 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _definition(module: str, name: str, depth: int = 0) -> tuple[str, ast.stmt] | None:
+def definition(module: str, name: str, depth: int = 0) -> tuple[str, ast.stmt] | None:
     """Where `name`, seen from `module`, is defined; follows `from x import name`, also under TYPE_CHECKING."""
     path = _module_file(module)
     if path is None or depth > 8:
@@ -86,7 +90,7 @@ def _definition(module: str, name: str, depth: int = 0) -> tuple[str, ast.stmt] 
         for alias in part.names:
             if (alias.asname or alias.name) == name:
                 source = _absolute(package, part.module, part.level)
-                found = _definition(source, alias.name, depth + 1)
+                found = definition(source, alias.name, depth + 1)
                 if found is not None:
                     return found
     return None
@@ -135,7 +139,7 @@ def _passes_on(init: ast.FunctionDef, kwarg: str) -> bool:
 def _base_arguments(module: str, node: ast.ClassDef) -> Signature:
     if not node.bases or not isinstance(node.bases[0], ast.Name):
         return Signature({}, open=True)
-    found = _definition(module, node.bases[0].id)
+    found = definition(module, node.bases[0].id)
     return Signature({}, open=True) if found is None else _arguments(*found)
 
 

@@ -51,7 +51,7 @@ A = "experiment=autoencoder"
         ),
         (
             (A, "module._target_=lightning_modules.autoencoder.Autoencode"),
-            "which does not exist; did you mean 'lightning_modules.autoencoder.Autoencoder'?",
+            "which is no class that this project defines; did you mean 'lightning_modules.autoencoder.Autoencoder'?",
         ),
         ((A, "ckpt_path=nothing.ckpt"), "error: ckpt_path=nothing.ckpt is no checkpoint file"),
         (("resume=nothing",), "error: nothing is no run folder: it has no config.yaml"),
