@@ -6,43 +6,33 @@ import logging
 import netrc
 import os
 import secrets
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlparse
 
 import yaml
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from callbacks.wandb_record import STEP_KEY, history, row_key
+
 logger = logging.getLogger(__name__)
 
-INIT_TIMEOUT_S = 10  # with the start of the offline run it stays below 15 s; W&B's default is 90 s
+INIT_TIMEOUT_S = 8  # with the teardown of the failed start (2 s) it stays below 15 s; W&B's default is 90 s
+FINISH_TIMEOUT_S = 30  # W&B's default is to wait for ever, also after SIGTERM
 ID_FILE = "wandb_id"
+MODES = ("auto", "online", "offline")
+EXIT_SIGTERM = 143
 
 
 class RunWandbLogger(WandbLogger):
-    """Lightning's logger, which also marks a failed fit as failed: W&B itself sees exit code 0 until the end."""
+    """Starts (or resumes) the W&B run of a run folder at its first use, and ends it as the training ended.
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Closes the run with exit code 1 unless `status` is success; an open run can still log a test."""
-        super().finalize(status)
-        if status != "success" and self._experiment is not None:
-            self._experiment.finish(exit_code=1)
-
-
-def make_wandb_logger(
-    run_dir: str | Path,
-    project: str = "latent-translation",
-    name: str | None = None,
-    entity: str | None = None,
-    mode: str = "auto",
-    tags: list[str] | None = None,
-) -> WandbLogger:
-    """Starts (or resumes) the W&B run of a run folder.
-
-    The id stands in `run_dir/wandb_id`, so a resumed run continues the same W&B run. If the server is not reached
-    within 10 s, the run goes on offline and `wandb sync` can upload it later.
+    The id stands in `run_dir/wandb_id`, so a resumed run continues the same W&B run; steps that were logged before
+    the interruption and are trained again are not logged twice. Without a key, or if the server is not reached
+    within 8 s, the run goes on offline and `wandb sync` can upload it later.
 
     Args:
         run_dir: the run folder; W&B's own files go to its subfolder `wandb`.
@@ -51,32 +41,85 @@ def make_wandb_logger(
         entity: user or team; None means the account's default.
         mode: online, offline, or auto = WANDB_MODE if set, else online if a key is at hand.
         tags: of the run.
+        machine_info: record what W&B collects by itself: host, user's folders, command line, git remote, packages.
+            Without it the config's absolute paths keep their last part alone.
 
     Raises:
         ValueError: if mode is unknown.
-        ImportError: if wandb is not installed.
     """
-    if mode not in ("auto", "online", "offline"):
-        raise ValueError(
-            f"W&B mode is {mode!r}, expected auto, online or offline; set logger.wandb.mode=offline."
-        )
-    run_dir = Path(run_dir)
-    options: dict[str, Any] = {
-        "project": project,
-        "entity": entity,
-        "name": name or run_dir.name,
-        "dir": str(run_dir),
-    }
-    if rank_zero_only.rank != 0:
-        return RunWandbLogger(**options)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    config_file = run_dir / "config.yaml"
-    config = yaml.safe_load(config_file.read_text(encoding="utf-8")) if config_file.is_file() else None
-    options |= {"id": run_id(run_dir), "tags": tags, "config": config}
-    run = _start(_chosen_mode(mode), options)
-    run.define_metric("trainer/global_step")
-    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return RunWandbLogger(experiment=run, save_dir=str(run_dir), project=project, id=options["id"])
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        project: str = "latent-translation",
+        name: str | None = None,
+        entity: str | None = None,
+        mode: str = "auto",
+        tags: list[str] | None = None,
+        machine_info: bool = False,
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(
+                f"W&B mode is {mode!r}, expected auto, online or offline; set logger.wandb.mode=offline."
+            )
+        self.run_dir = Path(run_dir)
+        name = name or self.run_dir.name
+        super().__init__(project=project, name=name, save_dir=str(run_dir), entity=entity, tags=tags)
+        self._experiment: Any = None
+        self._mode = mode
+        self._machine_info = machine_info
+        self._logged: set[tuple[int | None, frozenset[str]]] = set()
+        self._next_row: int | None = None
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run, started at the first call; a dummy on all processes but the first."""
+        if self._experiment is None:
+            self._experiment = self._begin()
+        return self._experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Logs one row, unless the run wrote it before it was resumed at an earlier step."""
+        run = self.experiment
+        if row_key(metrics, step) in self._logged:
+            return
+        number, self._next_row = self._next_row, None  # None: W&B counts on from the row before
+        run.log(dict(metrics) if step is None else {**metrics, STEP_KEY: step}, step=number, commit=True)
+
+    @rank_zero_only
+    def close(self, exit_code: int = 0) -> None:
+        """Ends the run, if it was started, with the exit code of the training.
+
+        W&B shows 0 as finished and the others as failed; with 143 (SIGTERM) the run is also marked as preempting, so
+        that W&B shows it as preempted, and its own sweeps start it again.
+        """
+        if self._experiment is None:
+            return
+        if exit_code == EXIT_SIGTERM:
+            self._experiment.mark_preempting()
+        self._experiment.finish(exit_code=exit_code)
+        self._experiment = None
+
+    def _begin(self) -> Any:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        identity = run_id(self.run_dir)
+        rows = _logged_rows(self.run_dir, identity)
+        self._logged = {row_key(row, row.get(STEP_KEY)) for row in rows}
+        options = {**self._wandb_init, "id": identity, "config": self._config(), "reinit": "finish_previous"}
+        options.pop("anonymous", None)  # W&B warns of it, though Lightning passes None
+        run = _start(chosen_mode(self._mode), options, _settings(self._machine_info))
+        run.define_metric(STEP_KEY)
+        run.define_metric("*", step_metric=STEP_KEY, step_sync=True)
+        if run.offline and rows:  # online the server says where the rows go on
+            self._next_row = max(row["_step"] for row in rows) + 1
+        return run
+
+    def _config(self) -> Any:
+        path = self.run_dir / "config.yaml"
+        config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return config if self._machine_info else without_folders(config)
 
 
 def run_id(run_dir: Path) -> str:
@@ -87,6 +130,22 @@ def run_id(run_dir: Path) -> str:
     fresh = secrets.token_hex(4)
     path.write_text(fresh + "\n", encoding="ascii")
     return fresh
+
+
+def without_folders(value: Any) -> Any:
+    """A config in which every absolute path keeps its last part alone.
+
+    Example:
+        >>> without_folders({"root": "/data/someone/photos", "scales": [1, "~/x"]})
+        {'root': '.../photos', 'scales': [1, '.../x']}
+    """
+    if isinstance(value, dict):
+        return {key: without_folders(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_folders(part) for part in value]
+    if isinstance(value, str) and (value.startswith("~") or PurePath(value).is_absolute()):
+        return f".../{PurePath(value).name}"
+    return value
 
 
 def has_key() -> bool:
@@ -106,22 +165,57 @@ def has_key() -> bool:
         return False
 
 
-def _chosen_mode(mode: str) -> str:
-    if mode != "auto":
-        return mode
-    return os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+def chosen_mode(mode: str) -> str:
+    """The mode to start in: auto is resolved, and online without a key is offline, for W&B would ask for one."""
+    wanted = (os.environ.get("WANDB_MODE") or "auto") if mode == "auto" else mode
+    if wanted == "auto":
+        return "online" if has_key() else "offline"
+    if wanted == "online" and not has_key():
+        logger.warning(
+            "W&B is offline: there is no API key; run `wandb login` or set WANDB_API_KEY before the next start, and "
+            "upload this run later with `wandb sync`"
+        )
+        return "offline"
+    return wanted
 
 
-def _start(mode: str, options: dict[str, Any]) -> Any:
+def _logged_rows(run_dir: Path, identity: str) -> list[dict[str, Any]]:
+    """The rows that earlier processes of the run have on disk."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted(run_dir.glob(f"wandb/*run-*/run-{identity}.wandb")):
+        try:
+            rows += history(path)
+        except Exception as error:  # another version's format: the run matters more than a clean curve
+            logger.warning("%s cannot be read, so W&B may show some steps twice: %s", path.name, error)
+    return rows
+
+
+def _settings(machine_info: bool) -> Any:
     import wandb
 
-    settings = wandb.Settings(init_timeout=INIT_TIMEOUT_S, console="off")
-    common = {**options, "resume": "allow", "reinit": "finish_previous", "settings": settings}
+    common: dict[str, Any] = {"init_timeout": INIT_TIMEOUT_S, "console": "off"}
+    if "finish_timeout" in wandb.Settings.model_fields:  # older clients lack it
+        common["finish_timeout"] = FINISH_TIMEOUT_S
+    if machine_info:
+        return wandb.Settings(**common)
+    private: dict[str, Any] = {
+        "x_disable_meta": True,
+        "x_save_requirements": False,
+        "disable_git": True,
+        "save_code": False,
+    }
+    return wandb.Settings(**common, **private, host="")
+
+
+def _start(mode: str, options: dict[str, Any], settings: Any) -> Any:
+    import wandb
+
     try:
-        return wandb.init(**common, mode=mode)  # type: ignore[arg-type]  # one of its literals
+        return wandb.init(**options, settings=settings, mode=mode)  # type: ignore[arg-type]  # one of its literals
     except wandb.errors.Error as error:
         if mode == "offline":
             raise
-        logger.warning("W&B is offline, upload later with `wandb sync`: %s", str(error).split("\n")[0])
+        reason = str(error).split("\n")[0] or type(error).__name__
+        logger.warning("W&B is offline: %s; upload this run later with `wandb sync`", reason)
         wandb.teardown()  # the failed start still holds the id
-        return wandb.init(**common, mode="offline")
+        return wandb.init(**options, settings=settings, mode="offline")

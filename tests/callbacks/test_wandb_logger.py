@@ -1,7 +1,11 @@
-"""W&B: offline without a key, a dead server, one id for each run folder, failed runs. No network."""
+"""W&B's real client, offline: keys, dead servers, ids, resumed curves, exit codes, and nothing of the machine. No network."""
 
 from __future__ import annotations
 
+import getpass
+import re
+import shutil
+import socket
 import time
 
 import pytest
@@ -9,7 +13,17 @@ import pytest
 wandb = pytest.importorskip("wandb")
 
 from callbacks.samples import SamplePictures  # noqa: E402
-from callbacks.wandb_logger import INIT_TIMEOUT_S, has_key, make_wandb_logger, run_id  # noqa: E402
+from callbacks.wandb_logger import (  # noqa: E402
+    FINISH_TIMEOUT_S,
+    INIT_TIMEOUT_S,
+    RunWandbLogger,
+    chosen_mode,
+    has_key,
+    run_id,
+)
+from callbacks.wandb_record import history, records, row_key  # noqa: E402
+
+KEY = "0123456789" * 4
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +35,21 @@ def quiet_wandb(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_SILENT", "true")
     wandb.teardown()  # its settings are read from the environment once
     yield
-    wandb.finish()
+    wandb.teardown()
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    folder = tmp_path / "someone" / "run"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"seed: 3\nrun_dir: {folder}\nfolder: {tmp_path / 'photos'}\n")
+    return folder
+
+
+def files(run_dir):
+    """The records on disk, oldest first, once the client has written them."""
+    wandb.teardown()
+    return sorted(run_dir.glob("wandb/offline-run-*/run-*.wandb"))
 
 
 def test_a_key_is_found_in_the_environment_or_netrc(monkeypatch, tmp_path):
@@ -35,47 +63,186 @@ def test_a_key_is_found_in_the_environment_or_netrc(monkeypatch, tmp_path):
     assert has_key()
 
 
+def test_online_without_a_key_is_offline_and_says_so(caplog):
+    assert chosen_mode("online") == "offline"
+    assert caplog.messages == [
+        "W&B is offline: there is no API key; run `wandb login` or set WANDB_API_KEY before the next start, and upload "
+        "this run later with `wandb sync`"
+    ]
+
+
+def test_the_environment_chooses_the_mode_unless_the_config_does(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert chosen_mode("auto") == "online"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert chosen_mode("auto") == "offline"
+    assert chosen_mode("online") == "online"
+
+
 def test_the_id_stays_with_the_run_folder(tmp_path):
     first = run_id(tmp_path)
     assert run_id(tmp_path) == first
     assert (tmp_path / "wandb_id").read_text() == first + "\n"
 
 
-def test_without_a_key_the_run_is_offline_and_gets_the_pictures(fit, tiny, tmp_path):
-    (tmp_path / "config.yaml").write_text("seed: 3\n")
-    logger = make_wandb_logger(tmp_path)
-    assert logger.experiment.settings.mode == "offline"
-    assert logger.experiment.id == run_id(tmp_path)
-    assert logger.experiment.config["seed"] == 3
+def test_a_logger_that_logs_nothing_starts_no_run(run_dir):
+    logger = RunWandbLogger(run_dir)
+    logger.close(1)
+    assert [path.name for path in run_dir.iterdir()] == ["config.yaml"]
+
+
+def test_without_a_key_the_run_is_offline_and_gets_the_pictures(fit, tiny, run_dir):
+    logger = RunWandbLogger(run_dir)
     fit(tiny(), [SamplePictures(num_images=1)], logger=logger, max_steps=10)
-    assert logger.experiment.summary["trainer/global_step"] == 9
-    assert "val/loss" in logger.experiment.summary.keys()  # noqa: SIM118  (the summary is no dict)
-    assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/samples*.png"))
+    assert logger.experiment.settings.mode == "offline"
+    assert logger.experiment.id == run_id(run_dir)
+    assert logger.experiment.config["seed"] == 3
+    logger.close()
+    (path,) = files(run_dir)
+    steps = {row["trainer/global_step"] for row in history(path) if "samples" in row}
+    assert steps == {9}
+    assert list(path.parent.glob("files/media/images/samples*.png"))
 
 
-def test_a_dead_server_means_offline_within_15_seconds(monkeypatch, tmp_path):
-    assert INIT_TIMEOUT_S <= 10
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr("callbacks.wandb_logger.INIT_TIMEOUT_S", 2)
+@pytest.fixture(params=["refusing", pytest.param("silent", marks=pytest.mark.slow)])
+def dead_server(request, monkeypatch):
+    """A W&B server that refuses connections, or takes them and never answers; there is a key for it."""
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as server:
+        port = 9 if request.param == "refusing" else server.getsockname()[1]
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+        yield
+
+
+@pytest.mark.usefixtures("dead_server")
+def test_a_dead_server_means_offline(monkeypatch, run_dir, caplog):
+    monkeypatch.setattr("callbacks.wandb_logger.INIT_TIMEOUT_S", 1)
+    logger = RunWandbLogger(run_dir)
+    assert logger.experiment.settings.mode == "offline"
+    (message,) = (r.message for r in caplog.records if r.name == "callbacks.wandb_logger")
+    assert re.fullmatch(r"W&B is offline: .+; upload this run later with `wandb sync`", message)
+    assert KEY not in message
+    logger.log_metrics({"loss": 0.5}, step=0)
+    logger.close()
+    assert [row["loss"] for row in history(files(run_dir)[-1])] == [0.5]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("dead_server")
+def test_with_the_real_timeout_the_start_takes_less_than_15_seconds(run_dir):
+    assert (INIT_TIMEOUT_S, FINISH_TIMEOUT_S) == (8, 30)
     start = time.monotonic()
-    logger = make_wandb_logger(tmp_path)
+    logger = RunWandbLogger(run_dir)
     assert logger.experiment.settings.mode == "offline"
     assert time.monotonic() - start < 15
 
 
-def test_a_failed_fit_closes_the_run_with_exit_code_1(fit, tiny, tmp_path, monkeypatch):
-    logger = make_wandb_logger(tmp_path)
-    codes = []
-    finish = logger.experiment.finish
-    monkeypatch.setattr(
-        logger.experiment, "finish", lambda exit_code: (codes.append(exit_code), finish(exit_code))
-    )
-    with pytest.raises(RuntimeError):
-        fit(tiny(fail_at=("train", 3)), [], logger=logger)
-    assert codes == [1]
+@pytest.mark.parametrize(("code", "preempting"), [(0, False), (1, False), (130, False), (143, True)])
+def test_the_record_ends_with_the_exit_code(run_dir, code, preempting):
+    logger = RunWandbLogger(run_dir)
+    logger.log_metrics({"loss": 0.5}, step=0)
+    logger.close(code)
+    (path,) = files(run_dir)
+    found = list(records(path))
+    assert [r.exit.exit_code for r in found if r.HasField("exit")] == [code]
+    assert any(r.HasField("preempting") for r in found) == preempting
+
+
+def test_a_resumed_run_keeps_its_id_and_logs_no_step_twice(run_dir):
+    for steps in (range(4), range(2, 6)):  # stopped after step 3, resumed at step 2
+        logger = RunWandbLogger(run_dir)
+        for step in steps:
+            logger.log_metrics({"loss": step / 7, "epoch": 0}, step=step)
+            if step % 2:
+                logger.log_metrics({"val/loss": step / 3, "epoch": 0}, step=step)
+        logger.close()
+        wandb.teardown()
+    first, second = files(run_dir)
+    assert first.name == second.name == f"run-{run_id(run_dir)}.wandb"
+    rows = history(first) + history(second)
+    assert [row["_step"] for row in rows] == list(range(9))
+    assert [(row["trainer/global_step"], row.get("loss", row.get("val/loss"))) for row in rows] == [
+        *((0, 0), (1, 1 / 7), (1, 1 / 3), (2, 2 / 7), (3, 3 / 7), (3, 1.0)),
+        *((4, 4 / 7), (5, 5 / 7), (5, 5 / 3)),
+    ]
+
+
+def test_a_record_that_a_kill_cut_is_read_up_to_the_cut(run_dir):
+    logger = RunWandbLogger(run_dir)
+    for step in range(300):  # several blocks of 32 KiB
+        logger.log_metrics({"loss": float(step)}, step=step)
+    logger.close()
+    (path,) = files(run_dir)
+    whole = history(path)
+    assert [row["loss"] for row in whole] == list(range(300))
+    assert path.stat().st_size > 2 * 32768
+    path.write_bytes(path.read_bytes()[:50_000])
+    cut = history(path)
+    assert cut == whole[: len(cut)]
+    assert 50 < len(cut) < 300
+    # What the kill has lost is logged again, the rest is not.
+    logger = RunWandbLogger(run_dir)
+    for step in range(300):
+        logger.log_metrics({"loss": float(step)}, step=step)
+    logger.close()
+    first, second = files(run_dir)
+    assert [row["loss"] for row in history(first) + history(second)] == list(range(300))
+
+
+def test_rows_are_told_apart_by_step_and_metric_names():
+    assert row_key({"_step": 3, "trainer/global_step": 4, "loss": 1.0}, 4) == row_key({"loss"}, 4)
+    assert row_key({"loss"}, 4) != row_key({"loss"}, 5)
+    assert row_key({"loss"}, 4) != row_key({"val/loss"}, 4)
+
+
+def test_an_unreadable_record_costs_a_warning_only(run_dir, caplog):
+    folder = run_dir / "wandb" / "offline-run-1"
+    folder.mkdir(parents=True)
+    (folder / f"run-{run_id(run_dir)}.wandb").write_bytes(b":W&B\xe1\xbe\x00" + b"\0\0\0\0\x02\0\x01\xff\xff")
+    logger = RunWandbLogger(run_dir)
+    logger.log_metrics({"loss": 0.5}, step=0)
+    logger.close()
+    (message,) = (r.message for r in caplog.records if r.name == "callbacks.wandb_logger")
+    assert "cannot be read, so W&B may show some steps twice" in message
+    shutil.rmtree(folder)
+    assert [row["loss"] for row in history(*files(run_dir))] == [0.5]
+
+
+def machine_words(tmp_path):
+    """What names this machine, its user and its folders, as whole words."""
+    names = (socket.gethostname(), getpass.getuser(), str(tmp_path), KEY)
+    return re.compile("|".join(rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in names))
+
+
+def test_the_record_says_nothing_of_the_machine(monkeypatch, run_dir, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    logger = RunWandbLogger(run_dir, mode="offline")
+    logger.log_metrics({"loss": 0.5}, step=0)
+    logger.close()
+    (path,) = files(run_dir)
+    found = list(records(path))
+    assert not any(r.HasField("environment") for r in found)
+    assert not machine_words(tmp_path).search("\n".join(map(str, found)))
+    assert not list(path.parent.glob("files/*"))  # neither requirements.txt nor metadata
+    (run,) = (r.run for r in found if r.HasField("run"))
+    assert run.host == ""
+    config = {item.key: item.value_json for item in run.config.update}
+    assert (config["seed"], config["run_dir"], config["folder"]) == ("3", '".../run"', '".../photos"')
+    for log in run_dir.rglob("*.log"):
+        assert KEY not in log.read_text()
+
+
+def test_machine_info_is_recorded_on_request(run_dir):
+    logger = RunWandbLogger(run_dir, machine_info=True)
+    logger.log_metrics({"loss": 0.5}, step=0)
+    logger.close()
+    (path,) = files(run_dir)
+    (run,) = (r.run for r in records(path) if r.HasField("run"))
+    assert run.host == socket.gethostname()
+    assert {i.key: i.value_json for i in run.config.update}["run_dir"] == f'"{run_dir}"'
+    assert any(r.HasField("environment") for r in records(path))
 
 
 def test_an_unknown_mode_is_refused(tmp_path):
     with pytest.raises(ValueError, match="expected auto, online or offline"):
-        make_wandb_logger(tmp_path, mode="on")
+        RunWandbLogger(tmp_path, mode="on")
