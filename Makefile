@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow lint format bench soak clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -43,6 +43,10 @@ format: $(READY)  ## rewrite the files as ruff wants them
 
 bench: $(READY)  ## compare the speed of training with a bare loop
 	$(BIN)/python -m benchmarks.step_time
+
+soak: $(READY)  ## kill trainings at 32 random moments and compare their ends; 2000 steps for leaks (at most 15 minutes)
+	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m benchmarks.endurance
 
 clean:  ## remove caches; the environment, outputs/ and pretrained/ stay
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .cache build dist
