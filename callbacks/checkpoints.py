@@ -49,6 +49,7 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.folder = folder
         self._saved_step = 0
+        self._started = False
         self._batch_start_step = 0
         self._updating = False
         self._save_failed = False
@@ -57,9 +58,14 @@ class LastCheckpoint(Checkpoint):
         self._restored = False
         self.figures: dict[str, float] = {}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Saves nothing before training starts: until then a checkpoint may be restored in part alone."""
+        self._started = False
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the disk before the first step costs anything."""
         self._saved_step = self._batch_start_step = trainer.global_step
+        self._started = True
         self._updating = self._save_failed = False
         if trainer.is_global_zero:
             # best, last, previous and the one being written
@@ -103,7 +109,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves the last complete step without hiding the exception that stopped the run."""
-        if trainer.state.fn != "fit" or self._save_failed:
+        if trainer.state.fn != "fit" or not self._started or self._save_failed:
             return
         interrupted = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
         if trainer.world_size > 1 and not interrupted:

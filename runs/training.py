@@ -2,32 +2,31 @@
 
 import json
 import logging
-import signal
-import sys
-import threading
+import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from callbacks.checkpoint_io import newest_whole
 from callbacks.checkpoints import LastCheckpoint
+from callbacks.preemption import Preemption, StopSignals, requeue
 from lightning_modules.base import TranslationModule
 from runs.build import build
-from runs.folder import is_main_process, run_folder, short, write_text
+from runs.folder import RUN_DIR_VARIABLE, is_main_process, run_folder, short, write_text
 from runs.logs import quiet_libraries, run_log
 from runs.resume import Job
 
 log = logging.getLogger(__name__)
 
-EXIT_CTRL_C, EXIT_SIGTERM = 130, 143
+RANKS_END_WITHIN_S = 10
 BAR_EVERY_N_STEPS = 10
 
 
@@ -42,15 +41,20 @@ def train(job: Job) -> dict[str, float]:
     config = job.config
     if job.finished:
         return _finished_figures(Path(config["run_dir"]))
-    with run_folder(config, exists=job.folder_exists) as run_dir:
-        with _sigterm_exits():
-            module, datamodule, trainer = parts(config)
-        log.info("%s %s", "continuing" if job.folder_exists else "run folder", short(run_dir))
-        with _closed_loggers(trainer), _exit_codes():
+    with (
+        StopSignals() as stop,
+        run_folder(config, exists=job.folder_exists) as run_dir,
+        _exit_codes(stop),
+    ):
+        module, datamodule, trainer = parts(config)
+        with _requeued(trainer, stop), _ended_ranks(trainer), _closed_loggers(trainer):
+            log.info("%s %s", "continuing" if job.folder_exists else "run folder", short(run_dir))
             start = _start(job)
             trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
+            stop.leave_if_received()
             figures = _figures(trainer)
             figures |= _test(trainer, module, datamodule, run_dir)
+            stop.leave_if_received()
         if trainer.is_global_zero:
             write_text(run_dir / "metrics.json", json.dumps(figures, indent=2, sort_keys=True) + "\n")
     return figures
@@ -129,32 +133,44 @@ def _test(
 
 
 @contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """Before Lightning watches for SIGTERM, the signal ends the process with 143."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(_signum: int, _frame: object) -> NoReturn:
-        sys.exit(EXIT_SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, leave)
+def _exit_codes(stop: StopSignals) -> Iterator[None]:
+    """After a signal the process ends with its code, whatever the signal has broken on the way out."""
     try:
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    except BaseException as error:
+        if not stop.explains(error):
+            raise
+        # Lightning's watch over the processes it started kills the main one when one of them ends with another code.
+        started_by_main = RUN_DIR_VARIABLE in os.environ and not is_main_process()
+        raise SystemExit(0 if started_by_main else stop.exit_code) from error
 
 
 @contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Lightning leaves with 0 after SIGTERM and with 1 after Ctrl-C."""
+def _requeued(trainer: Trainer, stop: StopSignals) -> Iterator[None]:
+    """Notes signals for the callback that watches for them, and at the end gives SLURM its job back."""
+    watchers = [callback for callback in trainer.callbacks if isinstance(callback, Preemption)]
+    for callback in watchers:
+        callback.watch(stop)
     try:
         yield
-    except SIGTERMException as error:
-        raise SystemExit(EXIT_SIGTERM) from error
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise SystemExit(EXIT_CTRL_C) from error
+    except BaseException as error:
+        wanted = stop.explains(error) and any(callback.wants_requeue for callback in watchers)
+        if wanted and is_main_process():
+            requeue()
+        raise
+
+
+@contextmanager
+def _ended_ranks(trainer: Trainer) -> Iterator[None]:
+    """Processes that Lightning started would wait for ever for a main process that failed."""
+    try:
+        yield
+    except BaseException:
+        for rank in getattr(trainer.strategy.launcher, "procs", []):
+            try:
+                rank.wait(RANKS_END_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                rank.kill()
         raise
 
 
