@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from callbacks.checkpoint_io import newest_whole
 from callbacks.checkpoints import LastCheckpoint
 from callbacks.preemption import Preemption, StopSignals, requeue
+from callbacks.wandb_logger import RunWandbLogger
 from lightning_modules.base import TranslationModule
 from runs.build import build
 from runs.folder import RUN_DIR_VARIABLE, is_main_process, run_folder, short, write_text
@@ -47,7 +47,7 @@ def train(job: Job) -> dict[str, float]:
         _exit_codes(stop),
     ):
         module, datamodule, trainer = parts(config)
-        with _requeued(trainer, stop), _ended_ranks(trainer), _closed_loggers(trainer):
+        with _requeued(trainer, stop), _ended_ranks(trainer), _closed_loggers(trainer, stop):
             log.info("%s %s", "continuing" if job.folder_exists else "run folder", short(run_dir))
             start = _start(job)
             trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
@@ -175,13 +175,16 @@ def _ended_ranks(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def _closed_loggers(trainer: Trainer) -> Iterator[None]:
+def _closed_loggers(trainer: Trainer, stop: StopSignals) -> Iterator[None]:
     """W&B would note a crashed run as finished and log the next job of a sweep into the same run."""
     code = 1
     try:
         yield
         code = 0
+    except BaseException as error:
+        code = stop.exit_code if stop.explains(error) else 1
+        raise
     finally:
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-                logger.experiment.finish(exit_code=code)
+            if isinstance(logger, RunWandbLogger):
+                logger.close(code)
