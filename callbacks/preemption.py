@@ -77,7 +77,7 @@ class StopSignals:
 
         A signal to the whole process group ends loader workers too, and torch then raises a RuntimeError.
         """
-        ends = isinstance(error, (SystemExit, KeyboardInterrupt)) or "DataLoader worker" in str(error)
+        ends = isinstance(error, (SystemExit, KeyboardInterrupt)) or "loader worker" in str(error).lower()
         return self.received is not None and ends
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
