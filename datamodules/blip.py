@@ -66,7 +66,9 @@ def load_captioner(model: str) -> Callable[[Tensor], str]:
 def _load(model: str) -> tuple[Any, Any]:
     for local_only in (True, False):
         try:
-            processor = AutoProcessor.from_pretrained(model, local_files_only=local_only)
+            processor = AutoProcessor.from_pretrained(
+                model, local_files_only=local_only, trust_remote_code=False
+            )
             network = BlipForConditionalGeneration.from_pretrained(
                 model, local_files_only=local_only, use_safetensors=True
             )

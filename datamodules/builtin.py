@@ -114,7 +114,7 @@ class BuiltinPhotosDataModule(StepDataModule):
         caption_drop_colors_prob: float = 0.25,
         caption_drop_class_prob: float = 0.25,
         val_batch_size: int | None = None,
-        timeout_s: float = 0.0,
+        timeout_s: float = 300.0,
     ) -> None:
         super().__init__(
             batch_size=batch_size,

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.decode import UnreadableImage, decode_image
+from datamodules.decode import UnreadableImage, check_image, decode_image
 from datamodules.image_files import list_images
 
 MAX_PIXELS = 64_000_000
@@ -19,6 +19,7 @@ def broken_images(root: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, lis
     paths, broken = list_images(root), []
     for path in paths:
         try:
+            check_image(path, max_pixels=max_pixels)
             decode_image(path, max_pixels)
         except UnreadableImage as error:
             broken.append(error)

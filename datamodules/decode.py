@@ -1,23 +1,39 @@
 """Reads an image file into an RGB tensor, whatever its mode, or says why it can't."""
 
+import re
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+# Pillow knows dozens of formats, one of which (EPS) starts another program on what the file says.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+# Largest file: 16-bit RGBA without compression, and as much again as metadata ever take. Pillow reads a WebP and a
+# PNG chunk into memory whole.
+BYTES_PER_PIXEL, METADATA_BYTES = 8, 16 * 2**20
+# Each scan of a progressive JPEG goes over the whole picture, and one takes 31 bytes: 1 MB held 20 minutes of work.
+MAX_JPEG_SCANS = 100
+
 _limit_lock = threading.Lock()
+# One remark for each odd tag, thousands for some files; whether the picture can be used is said by an error.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+CANNOT_READ = "cannot read the image "
 
 
 class UnreadableImage(ValueError):  # noqa: N818
     """A file that can't be used as an image; `path` and `reason` say which and why."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"cannot read the image {str(path)!r}: {reason}")
+        super().__init__(f"{CANNOT_READ}{str(path)!r}: {reason}")
         self.path, self.reason = path, reason
 
     def __reduce__(self) -> tuple[type["UnreadableImage"], tuple[Path, str]]:
@@ -25,23 +41,49 @@ class UnreadableImage(ValueError):  # noqa: N818
 
 
 def _check_header(image: Image.Image, path: Path, max_pixels: int) -> None:
+    """Refuses what would take much more memory or time than a photo of `max_pixels`."""
     width, height = image.size
-    if width * height > max_pixels:
-        raise UnreadableImage(
-            path, f"{width}x{height} pixels are more than the {max_pixels} allowed by datamodule.max_pixels"
-        )
     if width < 1 or height < 1:
         raise UnreadableImage(path, f"its size is {width}x{height}")
+    if width * height > max_pixels:
+        raise _too_large(path, f"{width}x{height} pixels", max_pixels)
+    if isinstance(image, TiffImageFile):
+        # A tile is decoded whole, however small the picture: 1 MB of file took 1.1 GB.
+        tile_width, tile_height = image.tag_v2.get(TILEWIDTH, 0), image.tag_v2.get(TILELENGTH, 0)
+        if tile_width * tile_height > max_pixels:
+            raise _too_large(path, f"tiles of {tile_width}x{tile_height} pixels", max_pixels)
+    if image.info.get("progressive"):
+        num_scans = path.read_bytes().count(b"\xff\xda")
+        if num_scans > MAX_JPEG_SCANS:
+            raise UnreadableImage(path, f"a JPEG of {num_scans} scans; expected at most {MAX_JPEG_SCANS}")
 
 
-def _open(path: Path) -> Image.Image:
+def _too_large(path: Path, what: str, max_pixels: int) -> UnreadableImage:
+    return UnreadableImage(path, f"{what} are more than the {max_pixels} allowed by datamodule.max_pixels")
+
+
+def _open(path: Path, max_pixels: int) -> Image.Image:
+    # Before anything is opened: a pipe would wait for a writer.
     if path.exists() and not path.is_file():
         raise UnreadableImage(path, "it is no regular file")
-    # The size limit is ours (max_pixels); Pillow's own, a global, would warn or stop at a fixed 89 or 179 megapixels.
+    num_bytes = path.stat().st_size
+    if num_bytes == 0:
+        raise UnreadableImage(path, "it is empty")
+    if num_bytes > max_pixels * BYTES_PER_PIXEL + METADATA_BYTES:
+        raise UnreadableImage(
+            path,
+            f"its {num_bytes / 1e6:.0f} MB are more than the {max_pixels} pixels of datamodule.max_pixels take",
+        )
+    # Pillow's limit is a global. At twice this one it raises, in the case of WebP before memory for the canvas is taken.
     with _limit_lock:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
         try:
-            return Image.open(path)
+            return Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            num_pixels = re.search("[0-9]+", str(error))
+            raise _too_large(path, f"{num_pixels[0] if num_pixels else 'its'} pixels", max_pixels) from None
+        except UnidentifiedImageError:
+            raise UnreadableImage(path, f"cannot identify it as one of {', '.join(FORMATS)}") from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -77,10 +119,10 @@ def check_image(path: Path, *, max_pixels: int) -> None:
     """Reads the header and, of JPEG and PNG, the end mark, without decoding.
 
     Raises:
-        UnreadableImage: If it is no image, has more than `max_pixels` pixels or was cut off.
+        UnreadableImage: If it is no image, is too large for `max_pixels` or was cut off.
     """
     try:
-        with _open(path) as image:
+        with _open(path, max_pixels) as image:
             _check_header(image, path, max_pixels)
             mark = _END_MARKS.get(image.format or "")
         if mark is not None and mark not in _tail(path):
@@ -110,7 +152,7 @@ def decode_image(path: Path, max_pixels: int, *, min_side_px: int | None = None)
         UnreadableImage: If the file is missing, truncated, too large or no image.
     """
     try:
-        with _open(path) as image:
+        with _open(path, max_pixels) as image:
             _check_header(image, path, max_pixels)
             if min_side_px is not None:
                 image.draft(None, (min_side_px, min_side_px))
@@ -125,6 +167,8 @@ def decode_image(path: Path, max_pixels: int, *, min_side_px: int | None = None)
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     first_line = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
 

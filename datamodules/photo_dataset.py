@@ -1,11 +1,8 @@
 """A map-style data set of photos whose augmentation is a pure function of (seed, epoch, index)."""
 
 import hashlib
-import logging
-import os
-import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, Protocol, TypedDict
@@ -17,36 +14,45 @@ from torch.utils.data import Dataset
 
 from datamodules.captions import PhotoCaption
 from datamodules.decode import (
+    CANNOT_READ,
     UnreadableImage,
     center_crop,
-    check_image,
     decode_image,
     resize,
     resize_short_side,
 )
+from datamodules.fingerprint import file_states
+from datamodules.reading_table import ReadingTable
 from datamodules.step_sampler import Key
-
-log = logging.getLogger(__name__)
 
 # Random crops take between 1 / RANDOM_CROP_MARGIN and all of the short side.
 RANDOM_CROP_MARGIN = 1.25
 # JPEGs are decoded at 1/2, 1/4 or 1/8 scale while that leaves this many times the pixels needed a side.
 DECODE_MARGIN = 2
+# A longer side is cut to this many short ones before random crops: 663 bytes that held 1 x 200000 pixels took 9.7 GB.
+MAX_ASPECT = 16
 MAX_REPLACEMENTS = 64
+# Part of the fingerprint; to be raised with every change of the pixels that a file gives.
+DECODING_VERSION = 1
 
 
 class PhotoItem(TypedDict):
-    """One sample; the default collate makes the batch of it."""
+    """One sample; the default collate makes the batch of it.
+
+    `skipped` is what is wrong with the file in whose place this photo stands, "" if it is its own; the loader counts
+    it and takes it out of the batch.
+    """
 
     image: Tensor
     caption: str
     name: str
     index: int
+    skipped: str
     moments: NotRequired[Tensor]
 
 
 class MomentsCache(Protocol):
-    """Stored latent posteriors of a data set, (2*Cz, h, w) each."""
+    """Stored latent posteriors of a data set, (2*Cz, h, w) each; one that can't be used raises UnreadableImage."""
 
     def get(self, index: int, flip: bool) -> Tensor: ...
 
@@ -91,7 +97,12 @@ class PhotoTransform:
         image = decode_image(path, self.max_pixels, min_side_px=DECODE_MARGIN * short_px)
         if self.crop == "resize":
             return resize(image, self.size_px, self.size_px)
-        return center_crop(image, short_px) if self.crop == "center" else resize_short_side(image, short_px)
+        if self.crop == "center":
+            return center_crop(image, short_px)
+        height, width = image.shape[-2:]
+        longest = MAX_ASPECT * min(height, width)
+        top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
+        return resize_short_side(image[:, top : top + longest, left : left + longest], short_px)
 
     def cropped(self, stored: Tensor, draws: np.ndarray | None) -> Tensor:
         """The square uint8 image (3, size_px, size_px); `draws` are three numbers in [0, 1), None = central."""
@@ -108,6 +119,9 @@ class PhotoTransform:
 class PhotoDataset(Dataset[PhotoItem]):
     """Photos by position: key (epoch, index) gives the augmented training sample, a plain index the fixed one.
 
+    A photo that can't be read is replaced as a whole, with caption and latent, by the next one that can: which one is
+    a function of the files alone.
+
     Args:
         paths: Image files.
         names: Unique name of each, as it appears in batches.
@@ -118,6 +132,7 @@ class PhotoDataset(Dataset[PhotoItem]):
 
     Attributes:
         moments: None, or an object whose get(index, flip) gives the latent posterior of the image as it was flipped.
+        reading: None, or in a loader's worker the table in which it notes what it reads.
     """
 
     def __init__(
@@ -134,30 +149,24 @@ class PhotoDataset(Dataset[PhotoItem]):
         self.captions = [PhotoCaption()] * len(self.paths) if captions is None else list(captions)
         self.transform, self.seed = transform, seed
         self.moments: MomentsCache | None = None
+        self.reading: ReadingTable | None = None
         self._stored = stored
-        # Shared memory: the workers count in it too.
-        self._num_replaced = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self._warned: set[Path] = set()
 
     @property
     def deterministic(self) -> bool:
         """Whether the image of an index is fixed up to a flip, so that its latent can be cached."""
         return self.transform.crop == "center"
 
-    @property
-    def num_replaced(self) -> int:
-        """Accesses at which a file that broke after the start was replaced by another, in all workers."""
-        return int(self._num_replaced.item())
-
     def __len__(self) -> int:
         return len(self.paths)
 
     def fingerprint(self) -> str:
-        """Hex digest of the names, file sizes, modification times and the crop; changes if a cached latent would."""
-        digest = hashlib.sha256(f"{self.transform.size_px} {self.transform.crop} {len(self)}".encode())
-        for name, path in zip(self.names, self.paths, strict=True):
-            status = path.stat() if path.exists() else None
-            state = (status.st_size, status.st_mtime_ns) if status else None
+        """Hex digest of the names, the state of the files and the crop; changes if a cached latent would."""
+        transform = self.transform
+        digest = hashlib.sha256(
+            f"{DECODING_VERSION} {transform.size_px} {transform.crop} {len(self)}".encode()
+        )
+        for name, state in zip(self.names, file_states(self.paths), strict=True):
             digest.update(f"{name!r} {state}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
@@ -178,21 +187,47 @@ class PhotoDataset(Dataset[PhotoItem]):
         )
 
     def load(self, index: int, flip: bool = False) -> Tensor:
-        """Image without augmentation except the given flip: float32 (3, size_px, size_px) in [0, 1]."""
+        """Image without augmentation except the given flip: float32 (3, size_px, size_px) in [0, 1].
+
+        Raises:
+            UnreadableImage: If the file can't be read; only `dataset[index]` replaces it.
+        """
+        self._check_index(index)
         return self._image(index, draws=None, flip=flip)
 
+    def _check_index(self, index: int) -> None:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside a data set of {len(self)} photos")
+
     def __getitem__(self, key: Key | int) -> PhotoItem:
-        if isinstance(key, tuple):
-            epoch, index = key
+        epoch, index = key if isinstance(key, tuple) else (None, int(key))
+        self._check_index(index)
+        draws = None
+        if epoch is not None:
             bits = np.random.Philox(np.random.SeedSequence([self.seed, epoch, index]))
             draws = np.random.Generator(bits).random(6)
-            flip = bool(draws[0] < self.transform.flip_prob)
-            image = self._image(index, draws=draws[1:4], flip=flip)
-            caption = self._mixed_caption(index, draws[4:6])
+        first: UnreadableImage | None = None
+        num_tries = min(len(self), MAX_REPLACEMENTS)
+        for position in (n % len(self) for n in range(index, index + num_tries)):
+            with nullcontext() if self.reading is None else self.reading.noted(epoch, position):
+                try:
+                    return self._item(position, draws, skipped=str(first or "").removeprefix(CANNOT_READ))
+                except UnreadableImage as error:
+                    first = first or error
+        assert first is not None
+        raise UnreadableImage(
+            first.path, f"{first.reason}; the {num_tries - 1} files after it cannot be read either"
+        )
+
+    def _item(self, index: int, draws: np.ndarray | None, *, skipped: str) -> PhotoItem:
+        flip, caption = False, ""
+        if draws is None:
+            caption = self.captions[index].text()
         else:
-            index, flip = int(key), False
-            image, caption = self.load(index), self.captions[index].text()
-        item = PhotoItem(image=image, caption=caption, name=self.names[index], index=index)
+            flip = bool(draws[0] < self.transform.flip_prob)
+            caption = self._mixed_caption(index, draws[4:6])
+        image = self._image(index, draws=None if draws is None else draws[1:4], flip=flip)
+        item = PhotoItem(image=image, caption=caption, name=self.names[index], index=index, skipped=skipped)
         if self.moments is not None:
             item["moments"] = self.moments.get(index, flip)
         return item
@@ -203,58 +238,8 @@ class PhotoDataset(Dataset[PhotoItem]):
         return self.captions[index].text(with_subject=with_subject, with_colors=with_colors)
 
     def _image(self, index: int, *, draws: np.ndarray | None, flip: bool) -> Tensor:
-        image = self.transform.cropped(self._stored_image(index), draws)
+        stored = self.transform.stored(self.paths[index]) if self._stored is None else self._stored[index]
+        image = self.transform.cropped(stored, draws)
         if flip:
             image = image.flip(-1)
         return image.to(torch.float32) / 255.0
-
-    def _stored_image(self, index: int) -> Tensor:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside a data set of {len(self)} photos")
-        if self._stored is not None:
-            return self._stored[index]
-        for attempt in range(min(len(self), MAX_REPLACEMENTS)):
-            try:
-                image = self.transform.stored(self.paths[(index + attempt) % len(self)])
-            except UnreadableImage as error:
-                if error.path not in self._warned:
-                    self._warned.add(error.path)
-                    log.warning("%s; the next photo takes its place", error)
-                continue
-            if attempt:
-                self._num_replaced += 1
-            return image
-        raise UnreadableImage(
-            self.paths[index], f"and the {MAX_REPLACEMENTS} files after it could not be read either"
-        )
-
-
-def readable(
-    paths: Sequence[Path], *, transform: PhotoTransform, keep: bool, decode: bool = False
-) -> list[tuple[Path, Tensor | None]]:
-    """The readable ones of `paths` in their order, each with what is stored of it if `keep`, else None.
-
-    Files are decoded in full if `keep` or `decode`, else their header and end are checked. Skipped files are logged in one warning with
-    their reasons.
-    """
-
-    def attempt(path: Path) -> Tensor | None | UnreadableImage:
-        try:
-            if keep or decode:
-                image = transform.stored(path)
-                return image if keep else None
-            check_image(path, max_pixels=transform.max_pixels)
-            return None
-        except UnreadableImage as error:
-            return error
-
-    # Pillow and torch release the interpreter lock, so threads decode in parallel.
-    # warnings.catch_warnings is not safe within threads; around them it silences Pillow's remarks on odd metadata.
-    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("ignore")
-        results = list(zip(paths, pool.map(attempt, paths), strict=True))
-    broken = [result for _, result in results if isinstance(result, UnreadableImage)]
-    if broken:
-        lines = "\n".join(f"  {str(error.path)!r}: {error.reason}" for error in broken)
-        log.warning("skipped %d of %d images that cannot be read:\n%s", len(broken), len(results), lines)
-    return [(path, result) for path, result in results if not isinstance(result, UnreadableImage)]

@@ -1,6 +1,7 @@
 """Any folder of photos, read step by step: the batch of a step is a pure function of the seed and its number."""
 
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -15,7 +16,8 @@ from datamodules.captions import (
     metadata_captions,
 )
 from datamodules.image_files import split_folders, split_images
-from datamodules.photo_dataset import PhotoDataset, PhotoTransform, readable
+from datamodules.photo_dataset import PhotoDataset, PhotoTransform
+from datamodules.readable import readable
 from datamodules.step_datamodule import StepDataModule, check_choice
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class PhotosDataModule(StepDataModule):
         image_cache: "none" decodes at every access, "memory" once.
         cache_dir: Folder where colour names, chroma and BLIP captions are kept; None computes them in every run.
         max_pixels: Files with more pixels are skipped before decoding.
+        max_unreadable_share: Largest share of a split's files that may be skipped before training.
         val_batch_size: Samples per batch in evaluation; None = batch_size.
         timeout_s: Longest wait for a batch of a worker; 0 waits for ever.
 
@@ -74,8 +77,9 @@ class PhotosDataModule(StepDataModule):
         image_cache: str = "none",
         cache_dir: str | None = None,
         max_pixels: int = 64_000_000,
+        max_unreadable_share: float = 0.5,
         val_batch_size: int | None = None,
-        timeout_s: float = 0.0,
+        timeout_s: float = 300.0,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -90,7 +94,14 @@ class PhotosDataModule(StepDataModule):
         check_choice("image_cache", image_cache, ("none", "memory"))
         self.root, self.caption, self.caption_template = Path(root), caption, caption_template
         self.strip_grey_phrases, self.near_grey_min_chroma = strip_grey_phrases, near_grey_min_chroma
+        if max_pixels < 1:
+            raise ValueError(f"datamodule.max_pixels is {max_pixels}; expected at least 1")
+        if not 0.0 <= max_unreadable_share <= 1.0:
+            raise ValueError(
+                f"datamodule.max_unreadable_share is {max_unreadable_share}; expected a share in [0, 1]"
+            )
         self.blip, self.image_cache, self.cache_dir = blip, image_cache, cache_dir
+        self.max_unreadable_share = max_unreadable_share
         self.eval_transform = PhotoTransform(size_px, crop=eval_crop, max_pixels=max_pixels)
         self.train_transform = PhotoTransform(
             size_px,
@@ -114,7 +125,13 @@ class PhotosDataModule(StepDataModule):
                 f"{str(self.root)!r} has no {split} split; add a folder {split}/ with images to it"
             )
         keep = self.image_cache == "memory"
-        found = readable(paths, transform=transform, keep=keep, decode=split != "train")
+        found = readable(
+            paths,
+            transform=transform,
+            keep=keep,
+            decode=split != "train",
+            max_share=self.max_unreadable_share,
+        )
         if not found:
             raise ValueError(
                 f"none of the {len(paths)} images in the {split} split of {str(self.root)!r} can be read; replace them or "
@@ -122,7 +139,7 @@ class PhotosDataModule(StepDataModule):
             )
         dataset = PhotoDataset(
             [path for path, _ in found],
-            names=[path.relative_to(self.root).as_posix() for path, _ in found],
+            names=[printable(path.relative_to(self.root)) for path, _ in found],
             transform=transform,
             seed=self.seed,
             stored=stacked([image for _, image in found if image is not None]) if keep else None,
@@ -181,6 +198,16 @@ class PhotosDataModule(StepDataModule):
                 f"{str(self.root)!r} lie in none; sort them into folders or set datamodule.caption=colors or none"
             )
         return [class_caption(folder, template=self.caption_template) for folder in folders]
+
+
+def printable(path: Path) -> str:
+    """The path as text that any log can take: bytes that are no UTF-8 become escapes.
+
+    Example:
+        >>> printable(Path("a/b.png"))
+        'a/b.png'
+    """
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def stacked(images: list[Tensor]) -> Tensor | list[Tensor]:

@@ -7,12 +7,14 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from datamodules.photo_dataset import PhotoDataset
+from datamodules.skipped import SkippedSamples
 from datamodules.step_sampler import StepBatchSampler
+from datamodules.watched_loader import WatchedLoader
 
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",)}
 
 
-class ResumedLoader(DataLoader[Any]):
+class ResumedLoader(WatchedLoader):
     """A loader that starts where its sampler says; having states keeps Lightning from warning of a lost position."""
 
     def state_dict(self) -> dict[str, int]:
@@ -35,6 +37,7 @@ class StepDataModule(LightningDataModule):
 
     Attributes:
         train_dataset, val_dataset, test_dataset: The splits, None before `setup`.
+        skipped: The count of training samples read and skipped since `train_dataloader`.
     """
 
     def __init__(
@@ -51,11 +54,13 @@ class StepDataModule(LightningDataModule):
         for key in ("batch_size", "val_batch_size"):
             if getattr(self, key) < 1:
                 raise ValueError(f"datamodule.{key} is {getattr(self, key)}; expected at least 1")
-        if seed < 0:
-            raise ValueError(f"datamodule.seed is {seed}; expected 0 or more")
+        for key in ("seed", "num_workers", "timeout_s"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"datamodule.{key} is {getattr(self, key)}; expected 0 or more")
         self.train_dataset: PhotoDataset | None = None
         self.val_dataset: PhotoDataset | None = None
         self.test_dataset: PhotoDataset | None = None
+        self.skipped = SkippedSamples()
         self._resumed: dict[str, int] | None = None
 
     def build_dataset(self, split: str) -> PhotoDataset:
@@ -88,7 +93,9 @@ class StepDataModule(LightningDataModule):
             world_size=trainer.world_size,
             start_batch=self._start_batch(trainer),
         )
-        return ResumedLoader(_built(self.train_dataset), batch_sampler=sampler, **self._loader_options())
+        loader = ResumedLoader(_built(self.train_dataset), batch_sampler=sampler, **self._loader_options())
+        self.skipped = loader.skipped
+        return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The val split in order; every process reads all of it, so that no sample counts twice or is left out."""
@@ -121,7 +128,7 @@ class StepDataModule(LightningDataModule):
         self._resumed = dict(state_dict)
 
     def _eval_loader(self, dataset: PhotoDataset | None) -> DataLoader[Any]:
-        return DataLoader(_built(dataset), batch_size=self.val_batch_size, **self._loader_options())
+        return WatchedLoader(_built(dataset), batch_size=self.val_batch_size, **self._loader_options())
 
     def _loader_options(self) -> dict[str, Any]:
         return {

@@ -128,7 +128,7 @@ def test_reduced_jpeg_decoding_matches_the_full_one(tmp_path: Path) -> None:
 def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     Image.new("1", (3000, 2000)).save(tmp_path / "bomb.png")
     for read in (lambda path: decode_image(path, LIMIT), lambda path: check_image(path, max_pixels=LIMIT)):
-        with pytest.raises(UnreadableImage, match="3000x2000 pixels are more than the 1000000"):
+        with pytest.raises(UnreadableImage, match=" pixels are more than the 1000000"):
             read(tmp_path / "bomb.png")
 
 
@@ -139,7 +139,7 @@ def test_broken_files_say_why(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
-    reasons = {"truncated.jpg": "truncated", "text.png": "identify", "empty.png": "identify"}
+    reasons = {"truncated.jpg": "truncated", "text.png": "identify", "empty.png": "it is empty"}
     reasons |= {"folder.png": "no regular file", "missing.png": "No such file"}
     for name, reason in reasons.items():
         with pytest.raises(UnreadableImage, match=reason) as caught:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from datamodules.captions import PhotoCaption
 from datamodules.image_files import list_images
-from datamodules.photo_dataset import PhotoDataset, PhotoTransform, readable
+from datamodules.photo_dataset import PhotoDataset, PhotoTransform
+from datamodules.readable import readable
 
 Writer = Callable[..., Path]
 
@@ -122,13 +123,23 @@ def test_broken_files_are_skipped_with_a_count(
     assert "photo_1.png" in caplog.text
 
 
-def test_a_file_that_breaks_later_is_replaced_and_counted(write_photos: Writer) -> None:
+def test_a_file_that_breaks_later_is_replaced_with_all_that_belongs_to_it(write_photos: Writer) -> None:
+    class Moments:
+        def get(self, index: int, flip: bool) -> Tensor:
+            return torch.tensor([index, int(flip)])
+
     folder = write_photos("a", 3)
     dataset = dataset_of(folder, PhotoTransform(16))
+    dataset.captions = [PhotoCaption(f"photo {number}") for number in range(3)]
+    dataset.moments = Moments()
     (folder / "photo_1.png").unlink()
-    assert torch.equal(dataset[1]["image"], dataset[2]["image"])
-    assert dataset.num_replaced == 1
+    item = dataset[1]
+    assert torch.equal(item["image"], dataset[2]["image"])
+    assert (item["name"], item["caption"], item["index"]) == ("photo_2.png", "photo 2", 2)
+    assert item["moments"].tolist() == [2, 0]
+    assert item["skipped"] == f"{str(folder / 'photo_1.png')!r}: No such file or directory"
+    assert dataset[2]["skipped"] == ""
     for name in ("photo_0.png", "photo_2.png"):
         (folder / name).unlink()
-    with pytest.raises(ValueError, match="could not be read either"):
+    with pytest.raises(ValueError, match="No such file .*; the 2 files after it cannot be read either"):
         dataset[0]

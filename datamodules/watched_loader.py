@@ -1,0 +1,199 @@
+"""A data loader whose failures are one clear sentence, and that leaves no worker behind."""
+
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+from torch.utils.data import DataLoader, get_worker_info
+
+from datamodules.decode import UnreadableImage
+from datamodules.photo_dataset import PhotoDataset
+from datamodules.reading_table import ReadingTable, die_with_parent
+from datamodules.skipped import SkippedSamples
+
+KILL_GRACE_S = 2.0
+
+T = TypeVar("T")
+
+
+class LoaderError(OSError):
+    """A loader worker was killed, hangs, or could not go on."""
+
+
+class WatchedLoader(DataLoader[Any]):
+    """Batches of a `PhotoDataset`; takes the reasons of skipped samples out of them and counts them.
+
+    A worker that dies, or gives no batch within `timeout`, is a `LoaderError` that names the worker and the last file
+    it was given; all workers are then killed. Workers end when the main process does, however it ends.
+
+    Args:
+        dataset: The photos.
+        num_workers: Loader processes; 0 loads in the main process, where no timeout can help.
+        options: Of torch's DataLoader.
+
+    Attributes:
+        skipped: The count of samples read and skipped.
+    """
+
+    def __init__(self, dataset: PhotoDataset, *, num_workers: int = 0, **options: Any) -> None:
+        self.photos = dataset
+        self.skipped = SkippedSamples()
+        self.table = ReadingTable(num_workers) if num_workers > 0 else None
+        if self.table is not None:
+            options["worker_init_fn"] = partial(_start_worker, table=self.table)
+        super().__init__(dataset, num_workers=num_workers, **options)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        return _WatchedIterator(self, super().__iter__)
+
+
+class _ChildSignals:
+    """Keeps the news of a dead worker until a batch is waited for.
+
+    torch raises it from a handler of SIGCHLD, wherever the main thread is: also in the middle of an optimiser's step
+    or of the writing of a checkpoint, whose state is then neither the old nor the new one.
+    """
+
+    def __init__(self) -> None:
+        self._torch_handler: Callable[[int, FrameType | None], object] | None = None
+        self._waiting = self._pending = False
+
+    def install(self) -> None:
+        """Takes the place of torch's handler, which its first loader with workers has set."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        handler = signal.getsignal(signal.SIGCHLD)
+        if callable(handler) and handler != self._on_signal:
+            self._torch_handler = handler
+            signal.signal(signal.SIGCHLD, self._on_signal)
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Within it a dead worker raises, also one that died before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._waiting = True
+        try:
+            if self._pending:
+                self._on_signal(signal.SIGCHLD, None)
+            yield
+        finally:
+            self._waiting = False
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._pending = not self._waiting
+        if self._waiting and self._torch_handler is not None:
+            self._torch_handler(number, frame)
+
+
+_children = _ChildSignals()
+
+
+class _WatchedIterator(Iterator[dict[str, Any]]):
+    def __init__(self, loader: WatchedLoader, make: Callable[[], Any]) -> None:
+        self._loader = loader
+        # torch has no public name for its worker processes, and neither a dead nor a hanging one can be named without.
+        self._workers: list[BaseProcess] = list(getattr(loader._iterator, "_workers", []))
+        self._iterator = self._guarded(make)
+        self._workers = list(getattr(self._iterator, "_workers", []))
+        if self._workers:
+            _children.install()
+
+    def __next__(self) -> dict[str, Any]:
+        batch = self._guarded(lambda: next(self._iterator))
+        self._loader.skipped.count(batch.pop("skipped"))
+        return batch
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        try:
+            with _children.raising():
+                return call()
+        except (RuntimeError, ValueError, OSError) as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> NoReturn:
+        """Raises what a user can act on, or the error itself if it is none of the loader's."""
+        dead = [number for number, worker in enumerate(self._workers) if not worker.is_alive()]
+        raised = re.match(r"Caught (\w+) in DataLoader worker process (\d+)", str(error))
+        if raised:
+            message = _raised(error, *raised.groups())
+        elif dead:
+            message = self._died(dead[0])
+        elif self._workers and "timed out" in str(error):
+            message = self._hangs()
+        else:
+            raise error
+        self._kill_workers()
+        if message is None:
+            raise error
+        raise LoaderError(message) from error
+
+    def _died(self, number: int) -> str:
+        code = self._workers[number].exitcode or 0
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        advice = {
+            -signal.SIGKILL: "; if memory ran out, lower datamodule.num_workers or datamodule.batch_size",
+            -signal.SIGBUS: "; if /dev/shm is full, enlarge it or lower datamodule.num_workers",
+        }.get(code, "")
+        return f"{self._named(number)} {how} {self._doing(number)}{advice}; resume=auto continues the run"
+
+    def _hangs(self) -> str:
+        table = self._loader.table
+        assert table is not None
+        number = max(range(len(self._workers)), key=lambda n: table.reading(n).busy_s)
+        busy_s = table.reading(number).busy_s
+        for_s = f" for {busy_s:.0f} s" if busy_s else ""
+        return (
+            f"{self._named(number)} hangs: no batch came within datamodule.timeout_s={self._loader.timeout:g}, and it was "
+            f"seen {self._doing(number)}{for_s}; check the disk of that file, or raise datamodule.timeout_s; resume=auto "
+            "continues the run"
+        )
+
+    def _named(self, number: int) -> str:
+        return f"loader worker {number} (pid {self._workers[number].pid})"
+
+    def _doing(self, number: int) -> str:
+        assert self._loader.table is not None
+        reading = self._loader.table.reading(number)
+        if reading.index is None:
+            return "before its first sample"
+        epoch = "" if reading.epoch is None else f" of epoch {reading.epoch}"
+        path = str(self._loader.photos.paths[reading.index])
+        return f"{'while' if reading.busy_s else 'after'} reading sample {reading.index}{epoch}, {path!r}"
+
+    def _kill_workers(self) -> None:
+        """Ends all workers at once: torch would wait five seconds for each, and then ask a hanging one politely."""
+        for worker in self._workers:
+            worker.kill()
+        for worker in self._workers:
+            worker.join(KILL_GRACE_S)
+
+
+def _raised(error: Exception, kind: str, number: str) -> str | None:
+    """The sentence of an error that the data set raised for a user; None for a mistake of ours, which keeps its trace."""
+    if kind != UnreadableImage.__name__ and not isinstance(error, (ValueError, OSError)):
+        return None
+    text = str(error).strip().splitlines()[-1].partition(": ")[2]
+    return f"{text} (in loader worker {number})"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _start_worker(_number: int, *, table: ReadingTable) -> None:
+    die_with_parent()
+    worker = get_worker_info()
+    assert worker is not None
+    assert isinstance(worker.dataset, PhotoDataset)
+    worker.dataset.reading = table
