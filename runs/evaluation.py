@@ -181,7 +181,7 @@ def _mean_chroma(datamodule: LightningDataModule, split: str) -> tuple[Tensor, s
     except (ValueError, OSError):
         dataset, source = getattr(datamodule, f"{split}_dataset"), split
     step = max(1, len(dataset) // _MEAN_COLOUR_PHOTOS)
-    means = [rgb_to_lab(dataset.load(i)[None])[0, 1:].mean((1, 2)) for i in range(0, len(dataset), step)]
+    means = [rgb_to_lab(dataset[i]["image"][None])[0, 1:].mean((1, 2)) for i in range(0, len(dataset), step)]
     return torch.stack(means).mean(0), source
 
 
