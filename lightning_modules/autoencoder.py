@@ -86,8 +86,7 @@ class Autoencoder(TranslationModule):
             # Still in the graph: DDP waits for every trained parameter's gradient.
             loss = loss + 0 * sum(p.sum() for p in self.discriminator.parameters())
         self.loss_terms = {name: term.detach() for name, term in (terms | {"kl": kl}).items()}
-        self.log_dict({f"train/{name}": term for name, term in self.loss_terms.items()})
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log_training(loss)
         return loss
 
     def _follow_latent_square(self, mean: Tensor) -> None:

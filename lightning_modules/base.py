@@ -137,6 +137,22 @@ class TranslationModule(L.LightningModule):
         key = keyed_integers(*self.step_key(Stream.NETWORK), sample=[self.global_rank])
         torch.manual_seed(int(key[0] >> np.uint64(1)))
 
+    # ---- logs
+
+    def log_training(self, loss: Tensor) -> None:
+        """Logs `train/loss` and the `loss_terms`; what the loggers record is the mean over all processes."""
+        values = {**self.loss_terms, "loss": loss.detach()}
+        trainer = self.trainer
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped + 1
+        # Lightning's sync_dist would make the processes wait for one another in every step.
+        if trainer.world_size > 1 and trainer.log_every_n_steps and step % trainer.log_every_n_steps == 0:
+            means = trainer.strategy.reduce(
+                torch.stack([v.float() for v in values.values()]), reduce_op="mean"
+            )
+            values = dict(zip(values, means, strict=True))
+        self.log("train/loss", values.pop("loss"), prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in values.items()})
+
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

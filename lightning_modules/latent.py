@@ -176,7 +176,7 @@ class LatentModule(TranslationModule):
         noisy = self.path.corrupt(clean, noise, timestep)
         pred = self.denoise(noisy, timestep, self.condition(batch, captions))
         loss = self.objective.loss(pred, clean, noise, timestep).mean()
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log_training(loss)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
