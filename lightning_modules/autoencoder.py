@@ -186,6 +186,6 @@ class Autoencoder(TranslationModule):
         self.vae.save_pretrained(folder / "vae", variant=None)
 
     def load_export(self, folder: Path) -> None:
-        loaded = type(self.vae).from_pretrained(folder / "vae")
+        loaded = type(self.vae).from_pretrained(folder / "vae", use_safetensors=True)
         self.vae.load_state_dict(loaded.state_dict())
         self.vae.register_to_config(scaling_factor=loaded.config.scaling_factor)

@@ -204,9 +204,10 @@ class ColorizeControlNet(LatentModule):
 
     def load_export(self, folder: Path) -> None:
         if self.train_decoder:
-            unet = type(self.parts.unet).from_pretrained(folder / "unet")
+            unet = type(self.parts.unet).from_pretrained(folder / "unet", use_safetensors=True)
             self.parts.unet.load_state_dict(unet.state_dict())
-        self.controlnet.load_state_dict(ControlNetModel.from_pretrained(folder / "controlnet").state_dict())
+        controlnet = ControlNetModel.from_pretrained(folder / "controlnet", use_safetensors=True)
+        self.controlnet.load_state_dict(controlnet.state_dict())
 
 
 def _cat(first: Tensor | None, second: Tensor | None) -> Tensor | None:

@@ -9,7 +9,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.utilities.imports import _TORCH_FIDELITY_AVAILABLE
 
 from metrics.per_image import Summary, check_pair, to_8_bit
-from metrics.weights import MissingWeightsError, inception_weights, squeezenet_weights
+from metrics.weights import MissingWeightsError, inception_weights, squeezenet_weights, tensors_alone
 from networks.squeezenet import SqueezeNetFeatures
 
 FrechetBackbone = Literal["inception", "squeezenet"]
@@ -40,7 +40,9 @@ class FrechetDistance(FrechetInceptionDistance):
         if backbone == "inception":
             if not _TORCH_FIDELITY_AVAILABLE:
                 raise MissingWeightsError("FID needs the package torch-fidelity: install the extra [metrics]")
-            super().__init__(feature=2048, feature_extractor_weights_path=str(inception_weights()))
+            weights = inception_weights()
+            with tensors_alone(weights):
+                super().__init__(feature=2048, feature_extractor_weights_path=str(weights))
         elif backbone == "squeezenet":
             super().__init__(feature=_PooledSqueezeNet(squeezenet_weights(weights_dir)))
         else:

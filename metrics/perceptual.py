@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
 from metrics.per_image import PerImageMetric, to_8_bit
-from metrics.weights import LpipsNet, lpips_backbone, squeezenet_weights
+from metrics.weights import LpipsNet, lpips_backbone, squeezenet_weights, tensors_alone
 from networks.squeezenet import SqueezeNetFeatures
 
 
@@ -26,8 +26,8 @@ class Lpips(PerImageMetric):
 
     def __init__(self, net: LpipsNet = "alex") -> None:
         super().__init__()
-        lpips_backbone(net)
-        self.net = LearnedPerceptualImagePatchSimilarity(net_type=net).net
+        with tensors_alone(lpips_backbone(net)):
+            self.net = LearnedPerceptualImagePatchSimilarity(net_type=net).net
 
     def per_image(self, pred: Tensor, target: Tensor) -> Tensor:
         """LPIPS of each pair, (B,)."""

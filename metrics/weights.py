@@ -1,6 +1,10 @@
-"""Finding the pretrained weights that metrics need, on this machine only: nothing here downloads."""
+"""Finding the pretrained weights that metrics need, on this machine only: nothing here downloads or runs code."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -18,6 +22,29 @@ _INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 
 class MissingWeightsError(FileNotFoundError):
     """A metric's weights are not on this machine; the message is one sentence with the remedy."""
+
+
+@contextmanager
+def tensors_alone(path: Path) -> Iterator[None]:
+    """Inside, torch.load reads tensors alone: torchvision and torch-fidelity ask it to run what a file says.
+
+    Raises:
+        MissingWeightsError: if the file, which is about to be loaded, holds more.
+    """
+    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[0]] = "1"
+    try:
+        yield
+    except UnpicklingError as error:
+        raise MissingWeightsError(
+            f"{path} is damaged or holds more than tensors, which is not loaded: replace it by the original file"
+        ) from error
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def inception_weights() -> Path:

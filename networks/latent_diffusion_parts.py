@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -50,18 +51,25 @@ class LatentDiffusionParts(nn.Module):
         self.scheduler = scheduler
 
     @classmethod
-    def from_folder(cls, source: str, *, revision: str | None = None) -> "LatentDiffusionParts":
+    def from_folder(
+        cls, source: str, *, revision: str | None = None, allow_pickle: bool = False
+    ) -> "LatentDiffusionParts":
         """Loads the layout that diffusers' StableDiffusionPipeline writes.
 
         Args:
             source: a local folder with unet/ vae/ scheduler/ and, unless unconditional, text_encoder/ tokenizer/;
                 or a hub id.
             revision: branch, tag or commit of a hub id.
+            allow_pickle: whether parts without safetensors may come from pickled .bin files; their tensors are then
+                read alone (weights_only), code in them is never run.
 
         Raises:
             FileNotFoundError: neither a folder in that layout nor a reachable hub id.
+            ValueError: pickled weights without allow_pickle.
         """
-        options = {} if revision is None else {"revision": revision}
+        options: dict[str, Any] = {} if revision is None else {"revision": revision}
+        # None stands for safetensors where there are any, else pickles.
+        options |= {"use_safetensors": None if allow_pickle else True}
         local = Path(source)
         if local.is_dir() and not (local / "unet").is_dir():
             raise FileNotFoundError(
@@ -70,12 +78,13 @@ class LatentDiffusionParts(nn.Module):
             )
         try:
             unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", **options)
-            scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler", **options)
+            scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler", revision=revision)
             with_text = unet.config.encoder_hid_dim is not None or _attends(unet)
             text_encoder = TextEncoder.from_folder(source, **options) if with_text else None
-        except (OSError, ValueError) as error:
-            raise _not_found(source, error) from error
-        return cls(unet=unet, vae=load_vae(source, **options), scheduler=scheduler, text_encoder=text_encoder)
+        except (OSError, ValueError, UnpicklingError) as error:
+            raise _not_loaded(source, error, allow_pickle) from error
+        vae = load_vae(source, revision=revision, allow_pickle=allow_pickle)
+        return cls(unet=unet, vae=vae, scheduler=scheduler, text_encoder=text_encoder)
 
     def save(self, folder: Path, scheduler: SchedulerMixin | None = None) -> None:
         """Writes every part as from_pretrained of diffusers reads it, with the given scheduler instead of its own."""
@@ -90,25 +99,29 @@ def _attends(unet: UNet2DConditionModel) -> bool:
     return any("CrossAttn" in name for name in unet.config.down_block_types)
 
 
-def load_vae(source: str, **options: Any) -> AutoencoderKL | AutoencoderTiny:
+def load_vae(
+    source: str, *, revision: str | None = None, allow_pickle: bool = False
+) -> AutoencoderKL | AutoencoderTiny:
     """An AutoencoderKL or AutoencoderTiny, whichever class its config names, from a folder or hub id.
 
     Args:
         source: a folder (or hub id) with the weights at the top or under vae/.
-        options: passed on to from_pretrained.
+        revision: branch, tag or commit of a hub id.
+        allow_pickle: as in LatentDiffusionParts.from_folder.
 
     Raises:
         FileNotFoundError: no autoencoder there.
+        ValueError: another class, or pickled weights without allow_pickle.
     """
-    local = Path(source)
+    local, safe = Path(source), None if allow_pickle else True
     subfolder = "vae" if (local / "vae").is_dir() or not local.is_dir() else None
     tries = [subfolder, None] if not local.is_dir() else [subfolder]
     failure: Exception | None = None
     for place in tries:
-        where = {"subfolder": place} if place else {}
+        where = ({"subfolder": place} if place else {}) | ({"revision": revision} if revision else {})
         try:
-            config = AutoencoderKL.load_config(source, **where, **options)
-            return _AUTOENCODERS[config["_class_name"]].from_pretrained(source, **where, **options)
+            kind = _AUTOENCODERS[AutoencoderKL.load_config(source, **where)["_class_name"]]
+            return kind.from_pretrained(source, use_safetensors=safe, **where)
         except KeyError as error:
             raise ValueError(
                 f"{source} holds a {error.args[0]}; expected {' or '.join(_AUTOENCODERS)}"
@@ -116,16 +129,38 @@ def load_vae(source: str, **options: Any) -> AutoencoderKL | AutoencoderTiny:
         except (OSError, ValueError) as error:
             failure = error
     assert failure is not None
-    raise _not_found(source, failure)
+    raise _not_loaded(source, failure, allow_pickle)
 
 
-def _not_found(source: str, error: Exception) -> FileNotFoundError:
+def _not_loaded(source: str, error: Exception, allow_pickle: bool) -> Exception:
+    pickled = [] if allow_pickle else _pickled_parts(Path(source))
+    if pickled or (not allow_pickle and "have a file named" in str(error) and ".safetensors" in str(error)):
+        kind = "AutoModel" if Path(source, "config.json").is_file() else "DiffusionPipeline"
+        return ValueError(
+            f"{source} has pickled weights{''.join(f' {name}' for name in pickled)} and no safetensors, and a pickle can "
+            f'run code; convert it with python -c "from diffusers import {kind} as D; '
+            f"D.from_pretrained('{source}').save_pretrained('NEW_DIR')\", or have its tensors alone read with "
+            "allow_pickle: true beside source in the config"
+        )
+    if isinstance(error, UnpicklingError):
+        return ValueError(
+            f"{source} has pickled weights that hold more than tensors, which are never loaded; get its safetensors"
+        )
     if Path(source).is_dir():
         return FileNotFoundError(f"the model folder {source} cannot be loaded: {str(error).splitlines()[0]}")
     return FileNotFoundError(
         f"no model '{source}': neither a local folder nor a model that the hub answers for; "
         "check the spelling and the network, or give the path of a downloaded folder"
     )
+
+
+def _pickled_parts(folder: Path) -> list[str]:
+    """Pickled weights of the parts (and of the folder itself) that have no safetensors."""
+    found = []
+    for part in (folder, folder / "unet", folder / "vae", folder / "text_encoder"):
+        if not any(part.glob("*.safetensors")):
+            found += [p for suffix in ("bin", "pt", "pth", "ckpt") for p in sorted(part.glob(f"*.{suffix}"))]
+    return [str(p.relative_to(folder)) for p in found]
 
 
 def write_model_index(folder: Path, pipeline: str, parts: dict[str, tuple[str | None, str | None]]) -> None:

@@ -36,17 +36,22 @@ class SqueezeNetFeatures(nn.Module):
 
     @classmethod
     def from_file(cls, path: str | Path) -> "SqueezeNetFeatures":
-        """Loads a state dict with torchvision's `squeezenet1_1` key names.
+        """Loads a state dict with torchvision's `squeezenet1_1` key names; code in the file is never run.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file holds other weights.
+            ValueError: the file holds other weights, or more than tensors.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(
                 f"no SqueezeNet weights at {path}; give the path of a squeezenet1_1 state dict"
             )
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises many kinds: UnpicklingError, RuntimeError, EOFError
+            raise ValueError(
+                f"{path} cannot be read: it is damaged or holds more than tensors; give a squeezenet1_1 state dict"
+            ) from error
         net = cls()
         wanted = {
             k.removeprefix("features."): v.float() for k, v in state.items() if k.startswith("features.")

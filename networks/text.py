@@ -58,12 +58,25 @@ class TextEncoder(nn.Module):
         return cls(CLIPTextModel(config), tokenizer)
 
     @classmethod
-    def from_folder(cls, source: str, **options: object) -> "TextEncoder":
-        """Loads `text_encoder/` and `tokenizer/` of a diffusers folder or hub id."""
-        tokenizer = AutoTokenizer.from_pretrained(source, subfolder="tokenizer", **options)
-        # transformers would otherwise keep the precision of the file.
+    def from_folder(
+        cls, source: str, *, use_safetensors: bool | None = True, **options: object
+    ) -> "TextEncoder":
+        """Loads `text_encoder/` and `tokenizer/` of a diffusers folder or hub id; no code that comes with them runs.
+
+        Args:
+            source: folder or hub id.
+            use_safetensors: True = nothing else; None = pickled tensors (weights_only) where there are none.
+            options: passed on to from_pretrained.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, subfolder="tokenizer", trust_remote_code=False, **options
+        )
         model = CLIPTextModel.from_pretrained(
-            source, subfolder="text_encoder", dtype=torch.float32, **options
+            source,
+            subfolder="text_encoder",
+            dtype=torch.float32,  # transformers would otherwise keep the precision of the file
+            use_safetensors=use_safetensors,
+            **options,
         )
         return cls(model, tokenizer)
 
