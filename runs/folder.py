@@ -34,7 +34,8 @@ PACKAGES = (
 
 def is_main_process() -> bool:
     """Whether this process writes the run folder."""
-    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(int(os.environ.get(name, "0")) == 0 for name in ranks)
 
 
 def last_checkpoint(run_dir: Path) -> Path:
@@ -141,7 +142,10 @@ def is_held(run_dir: Path) -> bool:
 def _note_failure(run_dir: Path, error: BaseException) -> None:
     if isinstance(error, SystemExit) and error.code in (130, 143):
         reason = f"stopped: {'Ctrl-C' if error.code == 130 else 'SIGTERM'}"
-        log.warning("%s; continue with: python train.py resume=%s", reason, short(run_dir))
+        if has_checkpoint(run_dir):
+            log.warning("%s; continue with: python train.py resume=%s", reason, short(run_dir))
+        else:
+            log.warning("%s before the first step was saved; start it again with resume=auto", reason)
     elif isinstance(error, KeyboardInterrupt):
         reason = "stopped: Ctrl-C"
     else:
