@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import get_worker_info
 
-_EPOCH, _INDEX, _SINCE_NS, _BUSY = range(4)
 NO_EPOCH = -1
 PARENT_CHECK_S = 1.0
 
@@ -38,6 +37,7 @@ class ReadingTable:
     """
 
     def __init__(self, num_workers: int) -> None:
+        # Epoch, index, start in nanoseconds, and whether it is still being read.
         self._rows = torch.full((num_workers, 4), -1, dtype=torch.int64).share_memory_()
 
     def reading(self, worker: int) -> Reading:
@@ -60,7 +60,7 @@ class ReadingTable:
         try:
             yield
         finally:
-            row[_BUSY] = 0
+            row[3] = 0
 
 
 def die_with_parent() -> None:

@@ -1,8 +1,12 @@
 """A data loader whose failures are one clear sentence, and that leaves no worker behind."""
 
+from __future__ import annotations
+
 import re
 import signal
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,8 +20,12 @@ from datamodules.decode import UnreadableImage
 from datamodules.photo_dataset import PhotoDataset
 from datamodules.reading_table import ReadingTable, die_with_parent
 from datamodules.skipped import SkippedSamples
+from datamodules.worker_signals import outlive_group_signals
 
 KILL_GRACE_S = 2.0
+# torch's own timeout does not cover a worker that stops while it hands over a batch (torch then waits for its answer
+# for ever): so long after it the workers are killed.
+WATCHDOG_GRACE_S, WATCHDOG_PERIOD_S = 1.5, 0.5
 
 T = TypeVar("T")
 
@@ -101,8 +109,12 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         self._loader = loader
         # torch has no public name for its worker processes, and neither a dead nor a hanging one can be named without.
         self._workers: list[BaseProcess] = list(getattr(loader._iterator, "_workers", []))
+        self._waiting_since: float | None = None
+        self._verdict: str | None = None
+        self._watch()
         self._iterator = self._guarded(make)
-        self._workers = list(getattr(self._iterator, "_workers", []))
+        if not self._workers:
+            self._workers += getattr(self._iterator, "_workers", [])
         if self._workers:
             _children.install()
 
@@ -112,17 +124,45 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         return batch
 
     def _guarded(self, call: Callable[[], T]) -> T:
+        self._waiting_since = time.monotonic()
         try:
             with _children.raising():
                 return call()
-        except (RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, OSError, EOFError) as error:
             self._fail(error)
+        finally:
+            self._waiting_since = None
+
+    def _watch(self) -> None:
+        """Starts the thread that kills workers of which torch's timeout takes no note; it ends with this iterator."""
+        timeout_s = self._loader.timeout
+        if timeout_s <= 0:
+            return
+
+        def watch(iterator: Callable[[], _WatchedIterator | None]) -> None:
+            since, num_periods = (
+                None,
+                0,
+            )  # counted, not read from a clock: the whole run may have been suspended
+            while (current := iterator()) is not None:
+                num_periods = num_periods + 1 if current._waiting_since == since is not None else 0
+                since = current._waiting_since
+                if num_periods * WATCHDOG_PERIOD_S > timeout_s + WATCHDOG_GRACE_S:
+                    current._verdict = current._hangs()
+                    current._kill_workers()
+                    return
+                del current
+                time.sleep(WATCHDOG_PERIOD_S)
+
+        threading.Thread(target=watch, args=(weakref.ref(self),), name="loader_watchdog", daemon=True).start()
 
     def _fail(self, error: Exception) -> NoReturn:
         """Raises what a user can act on, or the error itself if it is none of the loader's."""
         dead = [number for number, worker in enumerate(self._workers) if not worker.is_alive()]
         raised = re.match(r"Caught (\w+) in DataLoader worker process (\d+)", str(error))
-        if raised:
+        if self._verdict:
+            message: str | None = self._verdict
+        elif raised:
             message = _raised(error, *raised.groups())
         elif dead:
             message = self._died(dead[0])
@@ -192,6 +232,7 @@ def _signal_name(number: int) -> str:
 
 
 def _start_worker(_number: int, *, table: ReadingTable) -> None:
+    outlive_group_signals()
     die_with_parent()
     worker = get_worker_info()
     assert worker is not None
