@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from runs.config import resolved, with_run_dir
+from runs.folder import RUN_DIR_VARIABLE, is_main_process, process_number
 from runs.messages import sentence
 from runs.resume import Job, check_processes, new_job, resume_request, resumed_job
 from runs.sweep import Outcome, check_single_process, report_failure, table
@@ -27,7 +28,8 @@ def run_door(main: Callable[[], None]) -> None:
 
     Tracebacks of user errors are shown with HYDRA_FULL_ERROR=1; other errors always keep theirs.
     """
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # A process that the main one started has inherited what the next line sets there.
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1" and RUN_DIR_VARIABLE not in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
     # torchvision and torch-fidelity ask torch.load to run what a file of weights says; this forbids it to all.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
@@ -39,7 +41,8 @@ def run_door(main: Callable[[], None]) -> None:
     except USER_ERRORS as error:
         if wants_traceback:
             raise
-        sys.exit(f"error: {sentence(error, _overrides())}")
+        process = "" if is_main_process() else f"process {process_number()}: "
+        sys.exit(f"error: {process}{sentence(error, _overrides())}")
     except KeyboardInterrupt:
         sys.exit(EXIT_CTRL_C)
 

@@ -38,6 +38,11 @@ def is_main_process() -> bool:
     return all(int(os.environ.get(name, "0")) == 0 for name in ranks)
 
 
+def process_number() -> int:
+    """The number of this process in its training, from 0."""
+    return next((int(os.environ[n]) for n in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if n in os.environ), 0)
+
+
 def last_checkpoint(run_dir: Path) -> Path:
     """Where a run keeps the checkpoint that it continues from."""
     return run_dir / "checkpoints" / "last.ckpt"

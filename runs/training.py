@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +21,12 @@ from lightning_modules.base import TranslationModule
 from runs.build import build
 from runs.folder import RUN_DIR_VARIABLE, is_main_process, run_folder, short, write_text
 from runs.logs import quiet_libraries, run_log
+from runs.processes import Together, end_with_main
 from runs.resume import Job
+from runs.same_config import meet
 
 log = logging.getLogger(__name__)
 
-RANKS_END_WITHIN_S = 10
 BAR_EVERY_N_STEPS = 10
 
 
@@ -46,10 +46,13 @@ def train(job: Job) -> dict[str, float]:
         run_folder(config, exists=job.folder_exists) as run_dir,
         _exit_codes(stop),
     ):
-        module, datamodule, trainer = parts(config)
-        with _requeued(trainer, stop), _ended_ranks(trainer), _closed_loggers(trainer, stop):
+        end_with_main()
+        together = Together(config)
+        module, datamodule, trainer = parts(config, together)
+        with _requeued(trainer, stop), together.ended(trainer), _closed_loggers(trainer, stop):
             log.info("%s %s", "continuing" if job.folder_exists else "run folder", short(run_dir))
             start = _start(job)
+            meet(config, trainer.world_size)
             trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
             stop.leave_if_received()
             figures = _figures(trainer)
@@ -76,8 +79,10 @@ def _start(job: Job) -> Path | str | None:
     return own or job.config["ckpt_path"]
 
 
-def parts(config: dict[str, Any]) -> tuple[TranslationModule, LightningDataModule, Trainer]:
-    """Module, data module and trainer of a resolved config, seeded.
+def parts(
+    config: dict[str, Any], *watching: Callback
+) -> tuple[TranslationModule, LightningDataModule, Trainer]:
+    """Module, data module and trainer of a resolved config, seeded; `watching` callbacks come first.
 
     Raises:
         ValueError, OSError: what they refuse.
@@ -85,9 +90,8 @@ def parts(config: dict[str, Any]) -> tuple[TranslationModule, LightningDataModul
     seed_everything(config["seed"], verbose=False)
     datamodule: LightningDataModule = build(config["datamodule"], "datamodule")
     module = build_module(config)
-    callbacks: list[Callback] = [
-        build(node, f"callbacks.{k}") for k, node in (config["callbacks"] or {}).items() if node
-    ]
+    nodes = (config["callbacks"] or {}).items()
+    callbacks = [*watching, *(build(node, f"callbacks.{k}") for k, node in nodes if node)]
     if config["trainer"].get("enable_progress_bar", True):
         # Lightning's default bar reads the loss, and so waits for the GPU, in every step.
         callbacks.append(TQDMProgressBar(refresh_rate=BAR_EVERY_N_STEPS))
@@ -157,20 +161,6 @@ def _requeued(trainer: Trainer, stop: StopSignals) -> Iterator[None]:
         wanted = stop.explains(error) and any(callback.wants_requeue for callback in watchers)
         if wanted and is_main_process():
             requeue()
-        raise
-
-
-@contextmanager
-def _ended_ranks(trainer: Trainer) -> Iterator[None]:
-    """Processes that Lightning started would wait for ever for a main process that failed."""
-    try:
-        yield
-    except BaseException:
-        for rank in getattr(trainer.strategy.launcher, "procs", []):
-            try:
-                rank.wait(RANKS_END_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                rank.kill()
         raise
 
 
