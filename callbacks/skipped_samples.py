@@ -1,0 +1,95 @@
+"""Logs how many training samples could not be read, and stops a run that trains on too few of its photos."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+logger = logging.getLogger(__name__)
+
+
+class TooManySkippedError(ValueError):
+    """More training samples than allowed stand in for files that cannot be read."""
+
+
+class SkippedSamples(Callback):
+    """Logs data/skipped_share: samples replaced because their file could not be read, among all read so far.
+
+    Counted over all processes since this process began to train: a run that was stopped here, and whose files were
+    mended, starts with a clean count when it is resumed. The figures come from the data module's `skipped`, plain
+    numbers on the host; several processes add theirs once every n steps. A data module without it has nothing to log.
+
+    Args:
+        max_share: largest share of skipped samples, in [0, 1].
+        min_samples: samples read before a share is judged: 1 bad file among the first 10 stops nothing.
+        every_n_steps: optimiser steps between figures.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    def __init__(self, max_share: float = 0.01, min_samples: int = 1000, every_n_steps: int = 50) -> None:
+        if not 0.0 <= max_share <= 1.0:
+            raise ValueError(
+                f"SkippedSamples max_share is {max_share}, expected a share in [0, 1]; "
+                "set callbacks.skipped_samples.max_share=0.01."
+            )
+        for key, value in (("min_samples", min_samples), ("every_n_steps", every_n_steps)):
+            if value < 1:
+                raise ValueError(
+                    f"SkippedSamples {key} is {value}, expected at least 1; set callbacks.skipped_samples.{key}=50."
+                )
+        self.max_share = max_share
+        self.min_samples = min_samples
+        self.every_n_steps = every_n_steps
+        self._batch_start_step = 0
+        self._reported = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts with the data module's count."""
+        self._reported = 0
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remembers the step, to see at the end whether this batch completed one."""
+        self._batch_start_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Logs and judges if due.
+
+        Raises:
+            TooManySkippedError: in all processes alike.
+        """
+        samples = getattr(trainer.datamodule, "skipped", None)
+        stepped = trainer.global_step != self._batch_start_step
+        due = (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % self.every_n_steps == 0
+        if samples is None or not stepped or not due:
+            return
+        num_skipped, num_read = samples.num_skipped, samples.num_read
+        if trainer.world_size > 1:
+            counts = torch.tensor([num_skipped, num_read], dtype=torch.float64, device=pl_module.device)
+            num_skipped, num_read = (int(n) for n in trainer.strategy.reduce(counts, reduce_op="sum"))
+        share = num_skipped / max(1, num_read)
+        pl_module.log("data/skipped_share", share)
+        if num_skipped > self._reported and trainer.is_global_zero:
+            logger.warning(
+                "skipped %d of %d training samples so far (%.2f %%)", num_skipped, num_read, 100 * share
+            )
+        self._reported = num_skipped
+        if num_read >= self.min_samples and share > self.max_share:
+            raise self._error(num_skipped, num_read, list(samples.last))
+
+    def _error(self, num_skipped: int, num_read: int, last: list[str]) -> TooManySkippedError:
+        files = f"; the last were {', '.join(last)}" if last else ""
+        return TooManySkippedError(
+            f"{num_skipped} of {num_read} training samples could not be read ({100 * num_skipped / num_read:.1f} %), more "
+            f"than callbacks.skipped_samples.max_share={self.max_share:g} allows{files}; mend or remove the files that "
+            "python -m datamodules.check root=DIR lists and go on with resume=auto, or raise "
+            "callbacks.skipped_samples.max_share"
+        )
