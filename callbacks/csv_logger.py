@@ -61,10 +61,10 @@ class AppendingCSVLogger(Logger):
         """Does nothing: config.yaml in the run folder holds the settings."""
 
     @rank_zero_only
-    def drop_from(self, step: int) -> None:
-        """Removes the rows of `step` and later, which a run resumed at `step` writes again."""
+    def drop_from(self, step: int, *, keep: str = "") -> None:
+        """Removes the rows of `step` and later, which a run resumed there writes again; rows with metric `keep` stay."""
         rows = self.rows()
-        kept = [row for row in rows if not row["step"] or int(row["step"]) < step]
+        kept = [row for row in rows if not row["step"] or int(row["step"]) < step or row.get(keep)]
         if len(kept) < len(rows):
             self._rewrite(kept, self._read_columns())
 

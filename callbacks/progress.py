@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 class ProgressLog(Callback):
     """Logs `step 500/10000  images 8000  loss 0.1234  96.2 images/s  0.166 s/step  1.43 GiB`.
 
-    Images, speed and memory come from the Throughput callback and are left out without it. When a run is resumed,
-    rows of metrics.csv from after the checkpoint are removed, since the run writes them again.
+    Images, speed and memory come from the Throughput callback and are left out without it. Rows of metrics.csv that a
+    resumed run writes again, all of them if it found no checkpoint, are removed.
 
     Args:
         every_n_steps: batches that stepped between lines.
@@ -43,6 +43,8 @@ class ProgressLog(Callback):
         self._resumed = trainer.ckpt_path is not None and trainer.global_step > 0
         if self._resumed and trainer.is_global_zero:
             logger.info("resumed at step %d from %s", trainer.global_step, trainer.ckpt_path)
+        if not self._resumed:  # killed before its first checkpoint, a run starts again in its folder
+            _drop_rows_from(0, trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -57,12 +59,15 @@ class ProgressLog(Callback):
         logger_step = trainer.fit_loop.epoch_loop._batches_that_stepped
         if self._resumed:
             self._resumed = False
-            for csv_logger in trainer.loggers:
-                if isinstance(csv_logger, AppendingCSVLogger):
-                    csv_logger.drop_from(logger_step)
+            _drop_rows_from(logger_step, trainer)
         stepped = trainer.global_step != self._batch_start_step
         if stepped and (logger_step + 1) % self.every_n_steps == 0 and trainer.is_global_zero:
             logger.info("%s", "  ".join(self._parts(trainer)))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Removes the row of this validation if the run was killed after it and now begins with it again."""
+        if self._resumed:
+            _drop_rows_from(trainer.fit_loop.epoch_loop._batches_that_stepped, trainer, keep=self.loss)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the figures of the validation."""
@@ -70,6 +75,10 @@ class ProgressLog(Callback):
             return
         figures = [f"{k} {float(v):.4g}" for k, v in trainer.callback_metrics.items() if k.startswith("val/")]
         logger.info("%s", "  ".join([f"step {trainer.global_step}  validation", *figures]))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Removes the row of an earlier test after the training."""
+        _drop_rows_from(trainer.fit_loop.epoch_loop._batches_that_stepped, trainer)
 
     def _parts(self, trainer: Trainer) -> list[str]:
         target = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
@@ -86,3 +95,9 @@ class ProgressLog(Callback):
             parts.append(f"{figures['step_s']:.3f} s/step")
             parts.append(f"{figures['peak_memory_gib']:.2f} GiB")
         return parts
+
+
+def _drop_rows_from(logger_step: int, trainer: Trainer, keep: str = "") -> None:
+    for csv_logger in trainer.loggers:
+        if isinstance(csv_logger, AppendingCSVLogger):
+            csv_logger.drop_from(logger_step, keep=keep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import stat
 
@@ -13,8 +14,10 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.checkpoints import BestCheckpoint, LastCheckpoint, read_checkpoint
+from callbacks.csv_logger import AppendingCSVLogger
 from callbacks.ema import EMA
 from callbacks.preemption import Preemption, StopSignals, requeue, slurm_job
+from callbacks.progress import ProgressLog
 from tests.callbacks.conftest import VAL_BATCHES, loader, make_trainer
 
 
@@ -104,6 +107,21 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(
         )
         assert found["global_step"] == expected["global_step"]
         assert torch.equal(found["state_dict"]["net.weight"], expected["state_dict"]["net.weight"])
+
+
+def test_a_validation_repeated_after_a_kill_is_in_the_curve_once(fit, tiny, tmp_path, stop):
+    curve = AppendingCSVLogger(tmp_path)
+    with pytest.raises(SIGTERMException):
+        fit(tiny(), watching(stop, ProgressLog(), SignalIn("train", 9, signal.SIGTERM)), logger=[curve])
+    start = shutil.copy(tmp_path / "checkpoints" / "last.ckpt", tmp_path / "step_10.ckpt")
+    for _ in range(2):  # the second one finds the rows of the first, as after a kill
+        with StopSignals() as again:
+            fit(
+                tiny(), watching(again, ProgressLog()), ckpt_path=start, logger=[AppendingCSVLogger(tmp_path)]
+            )
+    rows = AppendingCSVLogger(tmp_path).rows()
+    assert [row["step"] for row in rows if row["train/loss"]] == [str(step) for step in range(20)]
+    assert [row["step"] for row in rows if row["val/loss"]] == ["9", "19"]
 
 
 def test_a_stop_in_the_sanity_check_saves_nothing(fit, tiny, tmp_path, stop):

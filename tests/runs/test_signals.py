@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -9,15 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from callbacks.checkpoint_io import read_checkpoint
 from runs.folder import status
 from tests.runs.conftest import ROOT, TINY, Door
-from tests.runs.same_state import assert_same_runs, steps_done
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+from tests.runs.same_state import assert_same_runs, curve, steps_done
 
 COMMAND = (
     *TINY,
@@ -29,6 +29,7 @@ COMMAND = (
     "callbacks.samples=null",
     "module.num_warmup_steps=3",
 )
+SHORT = (*TINY, "run_dir=run", "resume=auto", "trainer.log_every_n_steps=1", "callbacks.samples=null")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 STARTS_WITHIN_S, ENDS_WITHIN_S = 240, 90  # an idle machine needs 10 and 2; this one may be busy
 
@@ -104,6 +105,8 @@ def saved_step(run_dir: Path) -> int:
     return int(read_checkpoint(run_dir / "checkpoints" / "last.ckpt")["global_step"])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_sigterm_at_any_step_and_the_same_command_again(start: Start, tmp_path: Path, whole: Path) -> None:
     run_dir, step = tmp_path / "run", random.SystemRandom().randint(2, 28)
     process = start(*COMMAND, "run_dir=run")
@@ -121,6 +124,8 @@ def test_sigterm_at_any_step_and_the_same_command_again(start: Start, tmp_path: 
     assert_same_runs(run_dir, whole)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_sigterm_to_the_whole_group_in_a_validation(
     start: Start, door: Door, tmp_path: Path, whole: Path
 ) -> None:
@@ -138,6 +143,8 @@ def test_sigterm_to_the_whole_group_in_a_validation(
     assert_same_runs(run_dir, whole)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_sigterm_before_the_first_step(start: Start, door: Door, tmp_path: Path, whole: Path) -> None:
     run_dir = tmp_path / "run"
     process = start(*COMMAND, "run_dir=run")
@@ -152,6 +159,8 @@ def test_sigterm_before_the_first_step(start: Start, door: Door, tmp_path: Path,
     assert_same_runs(run_dir, whole)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_ctrl_c_twice_to_the_whole_group(start: Start, door: Door, tmp_path: Path, whole: Path) -> None:
     run_dir = tmp_path / "run"
     process = start(*COMMAND, "run_dir=run", "datamodule.num_workers=2")
@@ -168,6 +177,8 @@ def test_ctrl_c_twice_to_the_whole_group(start: Start, door: Door, tmp_path: Pat
     assert_same_runs(run_dir, whole)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_slurms_signal_requeues_the_job_once_the_checkpoint_is_there(start: Start, tmp_path: Path) -> None:
     """In the environment of a job step; the requeued job runs the same command."""
     run_dir, scontrol = tmp_path / "run", tmp_path / "bin" / "scontrol"
@@ -193,6 +204,8 @@ def test_slurms_signal_requeues_the_job_once_the_checkpoint_is_there(start: Star
     assert "SLURM job 70_3 is back in the queue" in (run_dir / "train.log").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_processes_stop_at_the_same_step(start: Start, tmp_path: Path) -> None:
     """SIGTERM to one of them only: the other one, started by Lightning, ends too and nothing is left."""
     run_dir = tmp_path / "run"
@@ -203,3 +216,42 @@ def test_two_processes_stop_at_the_same_step(start: Start, tmp_path: Path) -> No
     assert not _group_lives(process)
     assert status(run_dir) == "stopped: SIGTERM"
     assert saved_step(run_dir) == steps_done(run_dir)
+
+
+@pytest.mark.parametrize("moment", ["setup", "test_step", "on_test_end"])
+def test_sigterm_between_training_and_the_end(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The training is not repeated, and no row of the curve is written twice."""
+    from datamodules.builtin import BuiltinPhotosDataModule
+    from lightning_modules.autoencoder import Autoencoder
+
+    owner = BuiltinPhotosDataModule if moment == "setup" else Autoencoder
+    original = getattr(owner, moment)
+
+    def interrupted(self: Any, *arguments: Any, **named: Any) -> Any:
+        if moment != "setup" or "test" in (*arguments, *named.values()):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *arguments, **named)
+
+    short = ("trainer.val_check_interval=2", "datamodule.val_batch_size=8")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, moment, interrupted)
+        assert door(*SHORT, *short) == 143
+    assert status(tmp_path / "run") == "stopped: SIGTERM"
+    assert saved_step(tmp_path / "run") == 2
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert door(*SHORT, *short) == 0
+    assert [row["step"] for row in curve(tmp_path / "run")] == ["0", "1", "1", "2"]
+    assert "test/psnr" in curve(tmp_path / "run")[-1]
+    assert "val/loss" in (tmp_path / "run" / "metrics.json").read_text()
+
+
+def test_a_run_that_starts_again_without_a_checkpoint_writes_its_curve_once(
+    door: Door, tmp_path: Path
+) -> None:
+    assert door(*SHORT) == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "status").write_text("running\n")
+    assert door(*SHORT) == 0
+    assert [row["step"] for row in curve(tmp_path / "run")] == ["0", "1", "2"]
