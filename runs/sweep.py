@@ -49,12 +49,24 @@ def check_single_process(config: dict[str, Any]) -> None:
     """A sweep's job may not start further processes: they would run the whole sweep again.
 
     Raises:
-        ValueError: more than one device without an outside launcher.
+        ValueError: more than one device or machine without an outside launcher.
     """
-    devices = config["trainer"].get("devices", 1)
-    one = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
-    if not one and "WORLD_SIZE" not in os.environ:
-        raise ValueError(
-            f"a sweep (-m) trains each job in one process, but trainer.devices is {devices}: each further process would "
-            "run the whole sweep again; set trainer.devices=1, or start the jobs one by one without -m"
-        )
+    for key, count in (("devices", _num_devices(config["trainer"].get("devices", 1))), ("num_nodes", None)):
+        given = config["trainer"].get(key, 1)
+        if "WORLD_SIZE" not in os.environ and (given if count is None else count) != 1:
+            raise ValueError(
+                f"a sweep (-m) trains each job in one process, but trainer.{key} is {given}: each further process would "
+                f"run the whole sweep again; set trainer.{key}=1, or start the jobs one by one without -m"
+            )
+
+
+def _num_devices(devices: Any) -> int:
+    """How many devices Lightning's `devices` names; -1 for as many as there are.
+
+    A number as text is a count ("2"), and a list is one of indices ([0], "0,").
+    """
+    if isinstance(devices, str) and "," in devices:
+        devices = [index for index in devices.split(",") if index.strip()]
+    if isinstance(devices, list):
+        return len(devices)
+    return -1 if devices in (None, "auto") else int(devices)
