@@ -1,0 +1,99 @@
+"""What the network predicts on a bridge, and how the prediction is compared and inverted."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from diffusion.bridge_paths import BridgePath
+
+BridgePrediction = Literal["delta", "difference", "sample", "grad"]
+BridgeWeighting = Literal["uniform", "i2sb"]
+Norm = Literal["l1", "l2"]
+
+
+class BridgeObjective:
+    """The regression target on a bridge, its inverse, and the weight of each timestep.
+
+    | prediction | target | on a path without noise |
+    |---|---|---|
+    | delta | x_0 - x_t, what is still missing | m (x_0 - y) |
+    | difference | y - x_0, the velocity dx/dm of the mixture | y - x_0 |
+    | sample | x_0 | x_0 |
+    | grad | x_t - x_0 = m (y - x_0) + s eps, BBDM's (Li et al. 2023); equals -delta | m (y - x_0) |
+
+    Each inverts to x_0 with the factor 1 or -1, so the same error in x_0 costs the same under all four; they differ in
+    what the network's output looks like and in what an untrained network, whose output is near 0, stands for:
+    x_t (delta, grad), y (difference), or nothing.
+
+    Weighting `i2sb` compares targets divided by sqrt(m_t), as I2SB does up to a constant (Liu et al. 2023, Eq. 12, by its
+    code): squared errors weigh 1 / m_t, absolute ones 1 / sqrt(m_t).
+
+    Args:
+        path: the bridge.
+        prediction: what the network outputs.
+        weighting: uniform or i2sb.
+        norm: l2, the mean squared error, or l1, the mean absolute error.
+
+    Raises:
+        ValueError: an unknown name.
+
+    Example:
+        >>> objective = BridgeObjective(BridgePath(num_timesteps=10), prediction="delta")
+        >>> clean, source, t = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), torch.tensor([4])
+        >>> x_t = objective.path.corrupt(clean, source, None, t)
+        >>> torch.allclose(objective.to_clean(objective.target(clean, source, None, t), x_t, source, t), clean)
+        True
+    """
+
+    def __init__(
+        self,
+        path: BridgePath,
+        *,
+        prediction: BridgePrediction = "delta",
+        weighting: BridgeWeighting = "uniform",
+        norm: Norm = "l2",
+    ) -> None:
+        for key, value, known in (
+            ("prediction", prediction, get_args(BridgePrediction)),
+            ("weighting", weighting, get_args(BridgeWeighting)),
+            ("norm", norm, get_args(Norm)),
+        ):
+            if value not in known:
+                raise ValueError(f"objective.{key} is '{value}'; expected one of {', '.join(known)}")
+        self.path = path
+        self.prediction: BridgePrediction = prediction
+        self.weighting: BridgeWeighting = weighting
+        self.norm: Norm = norm
+
+    def target(self, clean: Tensor, source: Tensor, noise: Tensor | None, timestep: Tensor) -> Tensor:
+        """The tensor (B, C, h, w) that the network should output; noise may be None on a path without noise."""
+        if self.prediction == "sample":
+            return clean
+        if self.prediction == "difference":
+            return source - clean
+        grad = self.path.corrupt(clean, source, noise, timestep) - clean
+        return grad if self.prediction == "grad" else -grad
+
+    def to_clean(self, pred: Tensor, x_t: Tensor, source: Tensor, timestep: Tensor) -> Tensor:
+        """The clean estimate (B, C, h, w) that a prediction stands for."""
+        if self.prediction == "sample":
+            return pred
+        if self.prediction == "difference":
+            return source - pred
+        return x_t - pred if self.prediction == "grad" else x_t + pred
+
+    def weight(self, timestep: Tensor) -> Tensor:
+        """Weight of each timestep, float32 (B,)."""
+        m, _ = self.path.m_s(timestep)
+        if self.weighting == "uniform":
+            return torch.ones_like(m)
+        return 1 / m if self.norm == "l2" else 1 / m.sqrt()
+
+    def loss(
+        self, pred: Tensor, clean: Tensor, source: Tensor, noise: Tensor | None, timestep: Tensor
+    ) -> Tensor:
+        """Weighted squared or absolute error of each sample, float32 (B,)."""
+        error = pred.float() - self.target(clean, source, noise, timestep)
+        error = error.square() if self.norm == "l2" else error.abs()
+        return self.weight(timestep) * error.flatten(1).mean(1)
