@@ -11,10 +11,7 @@ from runs.choices import nearest
 from runs.signatures import classes, classmethods, definition, modules
 
 OWN_ROOMS = ("callbacks.", "datamodules.", "diffusion.", "lightning_modules.", "metrics.", "networks.")
-OWN_FUNCTIONS = {
-    "callbacks.wandb_logger.make_wandb_logger",
-    "networks.latent_diffusion_parts.load_vae",
-}
+OWN_FUNCTIONS = {"networks.latent_diffusion_parts.load_vae"}
 ALLOWED = {
     "diffusers.DDIMScheduler",
     "diffusers.AutoencoderKL",

@@ -20,6 +20,7 @@ from callbacks.wandb_logger import RunWandbLogger
 from lightning_modules.base import TranslationModule
 from runs.build import build
 from runs.folder import RUN_DIR_VARIABLE, is_main_process, run_folder, short, write_text
+from runs.load import at_home
 from runs.logs import quiet_libraries, run_log
 from runs.processes import Together, end_with_main
 from runs.resume import Job
@@ -109,8 +110,8 @@ def parts(
 
 
 def build_module(config: dict[str, Any]) -> TranslationModule:
-    """The module of a resolved config."""
-    return build(config["module"], "module", seed=config["seed"], compile=config["compile"])
+    """The module of a resolved config, whatever folder the command was given in."""
+    return build(at_home(config["module"]), "module", seed=config["seed"], compile=config["compile"])
 
 
 def _figures(trainer: Trainer) -> dict[str, float]:
