@@ -1,9 +1,12 @@
 """Lists the images of a folder and splits them into train, val and test."""
 
 import hashlib
+import logging
 import os
 import re
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SPLITS = ("train", "val", "test")
@@ -36,7 +39,7 @@ def list_images(folder: Path) -> list[Path]:
     found: list[Path] = []
     num_files = 0
     seen: set[str] = set()
-    for current, subfolders, files in os.walk(folder, followlinks=True):
+    for current, subfolders, files in os.walk(folder, followlinks=True, onerror=_report):
         real = os.path.realpath(current)
         if real in seen:
             subfolders.clear()
@@ -53,6 +56,10 @@ def list_images(folder: Path) -> list[Path]:
             f"the image folder {str(folder)!r} {what}; put images ({kinds}) in it or set datamodule.root"
         )
     return sorted(found, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
+
+
+def _report(error: OSError) -> None:
+    log.warning("cannot list the folder %r: %s; its images are left out", error.filename, error.strerror)
 
 
 def hash_split(name: str) -> str:
