@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from runs.build import ALLOWED, OWN_FUNCTIONS, OWN_ROOMS, build, check_targets
 from runs.config import load_config, override
 from runs.load import load_run
+from runs.reading import with_datamodule
 from runs.schema import check_config
 from runs.signatures import ROOT, classes, modules
 from tests.runs.conftest import TINY
@@ -224,6 +225,25 @@ def test_a_command_line_reaches_only_our_classes(door, tmp_path: Path, words: tu
     message = door("experiment=autoencoder", *(word.replace("MARK", str(mark)) for word in words))
     assert re.match(rf"error: {re.escape(key)}(\[0\])?(\._target_)? is '", message), message
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("+datamodule.x={_target_: os.mkdir, path: MARK}",),
+        (
+            "datamodule=builtin_photos",
+            "+datamodule.x={_target_: callbacks.checkpoint_io.os.mkdir, path: MARK}",
+        ),
+        ("+callbacks.x={_target_: os.mkdir, path: MARK}",),
+        ("datamodule._target_=os.system",),
+    ],
+)
+def test_an_evaluation_reaches_only_our_classes(words: tuple[str, ...], tmp_path: Path, mark: Path) -> None:
+    config = load_config(save_autoencoder(tmp_path))
+    with pytest.raises(ValueError, match=r"\._target_ is '|unknown key 'datamodule\._target_'"):
+        with_datamodule(config, [word.replace("MARK", str(mark)) for word in words])
+    assert not mark.exists()
 
 
 def test_a_launch_in_plain_order_still_works(door, tmp_path: Path) -> None:
