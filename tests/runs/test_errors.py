@@ -70,6 +70,21 @@ def test_one_sentence(door, capfd, tmp_path: Path, arguments: tuple[str, ...], s
     assert not list(tmp_path.rglob("config.yaml"))
 
 
+def test_the_documented_errors_are_those_of_the_doors(door) -> None:
+    commands = [
+        ("experiment=autoencode",),
+        (A, "trainer.max_step=2"),
+        (A, "trainer.max_steps=fast"),
+        (A, "datamodule=photos"),
+        (A, "module._target_=os.system"),
+        (A, "module.vae._target_=callbacks.checkpoints.torch.load"),
+        (A, "module._target_=callbacks.ema.EMA"),
+    ]
+    page = (Path(__file__).parents[2] / "docs" / "config.md").read_text(encoding="utf-8")
+    documented = [line for line in page.splitlines() if line.startswith("error: ")]
+    assert documented == [door(*words) for words in commands]
+
+
 def test_help_names_experiments_and_groups(door, capsys) -> None:
     assert door("--help") == 0
     text = capsys.readouterr().out
