@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from runs.choices import CONF, options
 from runs.config import resolved
@@ -84,14 +85,27 @@ def declared() -> list[Requirement]:
     return [Requirement(text) for group in lists for text in group]
 
 
-def test_malicious_lightning_uploads_are_excluded() -> None:
-    # 2.6.2 and 2.6.3 were malicious uploads (GHSA-w37p-236h-pfx3).
-    lightning = next(r for r in declared() if r.name == "lightning")
-    for version in ("2.6.2", "2.6.3"):
-        assert version not in lightning.specifier
-        assert not any(
-            name in (f"lightning=={version}", f"pytorch-lightning=={version}") for name in locked()
-        )
+# Malicious uploads, and releases in which reading a file runs code: what is bad, and a release that is.
+BAD_RELEASES = [
+    ("lightning", "==2.6.2", "2.6.2"),  # GHSA-w37p-236h-pfx3
+    ("lightning", "==2.6.3", "2.6.3"),
+    ("pytorch-lightning", "==2.6.2", "2.6.2"),
+    ("pytorch-lightning", "==2.6.3", "2.6.3"),
+    ("torch", "<2.6", "2.5.1"),  # CVE-2025-32434: weights_only=True could be passed by
+    ("transformers", "<4.38", "4.37.2"),  # CVE-2024-3568: pickles in checkpoints
+    ("pillow", "<10.3", "10.2.0"),  # CVE-2023-4863, CVE-2024-28219: overflows while decoding
+    ("pyyaml", "<5.4", "5.3.1"),  # CVE-2020-14343: code from full_load
+]
+
+
+@pytest.mark.parametrize(("name", "bad", "release"), BAD_RELEASES)
+def test_no_known_bad_release_is_locked_or_allowed(name: str, bad: str, release: str) -> None:
+    assert release in SpecifierSet(bad)
+    for requirement in map(Requirement, locked()):
+        versions = [s.version for s in requirement.specifier]
+        assert requirement.name != name or versions[0] not in SpecifierSet(bad), str(requirement)
+    for requirement in declared():
+        assert requirement.name != name or release not in requirement.specifier, str(requirement)
 
 
 def test_every_dependency_has_an_upper_bound_and_is_locked() -> None:
