@@ -1,49 +1,40 @@
 """Latents of a frozen autoencoder on disk: encoded once, read in every later step and run."""
 
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
+from datamodules.decode import UnreadableImage
+from datamodules.moments_file import MomentsFile, sums_path, write
 from datamodules.photo_dataset import PhotoDataset
 from diffusion.codec import LatentCodec
+from networks.content_hash import content_hash
 
 log = logging.getLogger(__name__)
 
-
-class StoredMoments:
-    """Posterior moments float32 (2Z, h, w) of each photo and its mirror image, in one memory-mapped file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._array: np.ndarray | None = None
-
-    def get(self, index: int, flip: bool) -> Tensor:
-        """The moments of photo `index`, of its mirror image with flip=True."""
-        if self._array is None:  # opened in the loader's worker
-            self._array = np.load(self.path, mmap_mode="r")
-        return torch.from_numpy(np.array(self._array[int(flip), index]))
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "_array": None}
+# Moments are stored unscaled.
+_NOT_IN_MOMENTS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 
 
 class LatentCache(Callback):
     """Gives the training set its cached latents before the first step.
 
-    The file's name holds a hash of the autoencoder's weights and dtype and of the data (files, sizes, times,
-    transform): a change of any of them makes a new file. It is written under a lock to a temporary name and renamed
-    when whole. Posterior noise is still drawn in each step, so cached and uncached training do the same.
+    The file's name holds a hash of the autoencoder's weights, dtype and settings and of the data (names, sizes, times
+    and ends of the files, transform): a change of any of them makes a new file. It is written under a lock to a
+    temporary name and renamed when whole; a damaged one is written anew. Posterior noise and scale factor are applied
+    in each step, so cached and uncached training do the same.
 
     Args:
-        folder: where the files lie.
+        folder: where the files lie; each may be deleted while no run uses it.
         batch_size: photos encoded at a time.
     """
 
@@ -55,7 +46,8 @@ class LatentCache(Callback):
         """Builds or finds the file and hands it to the data set.
 
         Raises:
-            ValueError: random crops, or a module without a codec: there is nothing fixed to store.
+            ValueError: random crops, or a module without a codec: there is nothing fixed to store; no room on the
+                disk; photos that change while they are encoded.
         """
         dataset = getattr(trainer.datamodule, "train_dataset", None)
         codec = getattr(pl_module, "codec", None)
@@ -67,46 +59,92 @@ class LatentCache(Callback):
             raise ValueError(
                 "random crops cannot be cached; set datamodule.crop=center or callbacks.latent_cache=null"
             )
-        path = self.folder / f"latents-{_fingerprint(codec, dataset)}.npy"
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            if not path.exists():
-                self._write(path, codec, dataset, pl_module.device)
-        dataset.moments = StoredMoments(path)
+        _remove_leftovers(self.folder)
+        photos = dataset.fingerprint()
+        path = self.folder / f"latents-{_fingerprint(codec, photos)}.npy"
+        with _held(_lock_of(path), path.name):
+            moments = _found(path)
+            if moments is None:
+                log.info("encoding %d photos and their mirror images into %s", len(dataset), path.name)
+                write(path, self._encoded(codec, dataset, pl_module.device), len(dataset))
+                if dataset.fingerprint() != photos:
+                    sums_path(path).unlink()
+                    raise ValueError(
+                        "photos changed while they were encoded, so their cached latents are not used; start again "
+                        "when nothing writes to datamodule.root, or set callbacks.latent_cache=null"
+                    )
+                moments = MomentsFile(path)
+        with suppress(OSError):  # another user's file
+            os.utime(path)  # the time of its last use, for whoever deletes old ones
+        dataset.moments = moments
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the cache away again: another module may use the data set next."""
         trainer.datamodule.train_dataset.moments = None
 
-    def _write(self, path: Path, codec: LatentCodec, dataset: PhotoDataset, device: torch.device) -> None:
-        log.info("encoding %d photos and their mirror images into %s", len(dataset), path.name)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        stored: np.memmap | None = None
-        try:
-            for flip, start, moments in self._encoded(codec, dataset, device):
-                if stored is None:
-                    shape = (2, len(dataset), *moments.shape[1:])
-                    stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-                stored[flip, start : start + len(moments)] = moments
-            assert stored is not None
-            stored.flush()
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
     def _encoded(
         self, codec: LatentCodec, dataset: PhotoDataset, device: torch.device
-    ) -> Iterator[tuple[int, int, np.ndarray]]:
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Moments in order, and which of them are of a photo that could be read."""
+        size_px = dataset.transform.size_px
         for flip in (False, True):
             for start in range(0, len(dataset), self.batch_size):
-                indices = range(start, min(start + self.batch_size, len(dataset)))
-                image = torch.stack([dataset.load(i, flip=flip) for i in indices]).to(device)
-                yield int(flip), start, codec.moments(image).cpu().numpy()
+                images, could_read = [], []
+                for index in range(start, min(start + self.batch_size, len(dataset))):
+                    try:
+                        images.append(dataset.load(index, flip=flip))
+                        could_read.append(True)
+                    except UnreadableImage as error:
+                        log.warning("%s; in training the next photo takes its place", error)
+                        images.append(torch.zeros(3, size_px, size_px))
+                        could_read.append(False)
+                yield codec.moments(torch.stack(images).to(device)).cpu().numpy(), np.array(could_read)
 
 
-def _fingerprint(codec: LatentCodec, dataset: PhotoDataset) -> str:
-    digest = hashlib.sha256(dataset.fingerprint().encode())
-    for name, tensor in sorted(codec.state_dict().items()):
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:24]
+def _found(path: Path) -> MomentsFile | None:
+    """The file of an earlier run if it is whole."""
+    if not path.exists():
+        return None
+    try:
+        moments = MomentsFile(path)
+        moments.check()
+    except Exception as error:  # numpy raises errors of many kinds for a bad header
+        log.warning("the latent cache %r is damaged and will be written anew: %s", str(path), error)
+        return None
+    return moments
+
+
+def _lock_of(path: Path) -> FileLock:
+    return FileLock(f"{path}.lock")
+
+
+@contextmanager
+def _held(lock: FileLock, name: str) -> Iterator[None]:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another process is writing %s; waiting for it", name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Deletes what a killed writer has left; one that still writes holds its lock."""
+    for temporary in folder.glob("latents-*.tmp"):
+        try:
+            with _lock_of(temporary.with_suffix(".npy")).acquire(timeout=0):
+                temporary.unlink(missing_ok=True)
+                log.info("deleted %s, which a run that was killed has left", temporary.name)
+        except Timeout:
+            continue
+
+
+def _fingerprint(codec: LatentCodec, photos: str) -> str:
+    config = dict(getattr(getattr(codec, "vae", None), "config", {}))
+    settings = {k: v for k, v in config.items() if not k.startswith("_") and k not in _NOT_IN_MOMENTS}
+    parts = [photos, content_hash(codec.state_dict()), json.dumps(settings, sort_keys=True, default=str)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]

@@ -3,15 +3,22 @@
 import logging
 import multiprocessing
 import os
+import re
+import resource
+import shutil
+import signal
+import time
 from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
-from callbacks.latent_cache import LatentCache, StoredMoments
+from callbacks.latent_cache import LatentCache
+from datamodules.moments_file import MomentsFile, sums_path
 from datamodules.photos import PhotosDataModule
 from diffusion.codec import LatentCodec
 from lightning_modules.colorize_controlnet import ColorizeControlNet
@@ -67,11 +74,12 @@ def train(photos: Path, tmp_path: Path, callbacks: list[L.Callback], steps: int 
 
 def test_cached_training_equals_uncached_with_flips(photos, tmp_path):
     plain = train(photos, tmp_path, [])
-    for _ in range(2):  # the file written, then the file found
-        cached = train(photos, tmp_path, [LatentCache(folder=str(tmp_path / "cache"), batch_size=4)])
+    for num_workers in (0, 1):  # the file written, then the file found
+        cache = LatentCache(folder=str(tmp_path / "cache"), batch_size=4)
+        cached = train(photos, tmp_path, [cache], num_workers=num_workers)
         assert all(cached.had_moments)
         np.testing.assert_allclose(cached.values, plain.values, rtol=0, atol=1e-6)
-    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2  # the data and its checksums
     assert not any(plain.had_moments)
 
 
@@ -79,9 +87,7 @@ def test_stored_moments_are_the_codecs_for_both_directions(photos, tmp_path):
     torch.manual_seed(0)
     codec = LatentCodec(tiny_vae())
     dataset = built(photos)
-    path = tmp_path / "latents.npy"
-    LatentCache(folder=str(tmp_path), batch_size=4)._write(path, codec, dataset, torch.device("cpu"))
-    stored = StoredMoments(path)
+    stored = MomentsFile(attach(tmp_path, codec, dataset))
     for index in range(len(dataset)):
         image = dataset.load(index)[None]
         torch.testing.assert_close(stored.get(index, False), codec.moments(image)[0])
@@ -99,7 +105,7 @@ def attach(folder: Path, codec: LatentCodec, dataset) -> Path:
     """What the trainer does before the first step."""
     trainer = type("_Trainer", (), {"datamodule": type("_Data", (), {"train_dataset": dataset})})
     module = type("_Module", (), {"codec": codec, "device": torch.device("cpu")})
-    LatentCache(folder=str(folder)).on_fit_start(trainer, module)
+    LatentCache(folder=str(folder), batch_size=4).on_fit_start(trainer, module)
     return dataset.moments.path
 
 
@@ -121,58 +127,236 @@ def test_other_weights_dtype_size_or_photos_have_other_files(photos, tmp_path):
     assert all(path.is_file() for path in paths)
 
 
-def test_a_killed_writer_leaves_nothing_that_is_used(photos, tmp_path, monkeypatch):
+def test_the_scale_factor_may_change_and_the_settings_may_not(photos, tmp_path):
     torch.manual_seed(0)
-    codec, dataset = LatentCodec(tiny_vae()), built(photos)
-    whole = attach(tmp_path / "whole", codec, dataset)
-    folder = tmp_path / "killed"
-    folder.mkdir()
-    half = folder / whole.with_suffix(".12345.tmp").name  # as a writer killed by -9 leaves it
-    half.write_bytes(whole.read_bytes()[:200])
+    vae, dataset = tiny_vae(), built(photos)
+    path = attach(tmp_path, LatentCodec(vae), dataset)
+    vae.register_to_config(scaling_factor=0.123)  # moments are stored unscaled
+    codec = LatentCodec(vae)
+    assert attach(tmp_path, codec, dataset) == path
+    noise = torch.randn(1, 4, 4, 4)
+    cached, fresh = (
+        codec.sample(dataset.moments.get(2, True)[None], noise),
+        codec.encode(dataset.load(2, flip=True)[None], noise),
+    )
+    torch.testing.assert_close(cached, fresh)
+    vae.register_to_config(norm_num_groups=2)  # the same weights, another function
+    assert attach(tmp_path, codec, dataset) != path
 
+
+def test_a_photo_that_was_exchanged_with_size_and_time_kept_has_another_file(photos, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(photos, folder)
+    codec, victim = LatentCodec(tiny_vae()), folder / "1.png"
+    path = attach(tmp_path / "cache", codec, built(folder))
+    content, status = bytearray(victim.read_bytes()), victim.stat()
+    content[-20] ^= 1
+    victim.write_bytes(content)
+    os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (victim.stat().st_size, victim.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert attach(tmp_path / "cache", codec, built(folder)) != path
+
+
+def _attach_and_stop(photos: Path, folder: Path, started) -> None:
+    torch.manual_seed(0)
+    codec = LatentCodec(tiny_vae())
     moments, calls = codec.moments, []
 
-    def fails(image):
+    def slow(image):
         calls.append(1)
-        if len(calls) > 1:
-            raise RuntimeError("stopped in the middle")
+        if len(calls) == 2:  # the first chunk is in the temporary file's buffer, the lock is held
+            started.put(1)
+            time.sleep(600)
         return moments(image)
 
-    monkeypatch.setattr(codec, "moments", fails)
-    with pytest.raises(RuntimeError, match="stopped"):
-        attach(folder, codec, dataset)
-    assert not list(folder.glob("*.npy"))
-    assert list(folder.glob("*.tmp")) == [half]
-    monkeypatch.undo()
-    again = attach(folder, codec, dataset)
-    assert again.name == whole.name
-    assert again.read_bytes() == whole.read_bytes()
+    codec.moments = slow  # type: ignore[method-assign]
+    attach(folder, codec, built(photos))
 
 
-def _attach_in_process(photos: Path, folder: Path, answers) -> None:
+def test_a_killed_writer_leaves_nothing_that_is_used_and_its_rest_is_deleted(photos, tmp_path, caplog):
+    context = multiprocessing.get_context("fork")
+    started = context.Queue()
+    writer = context.Process(target=_attach_and_stop, args=(photos, tmp_path, started))
+    writer.start()
+    try:
+        started.get(timeout=120)
+        (half,) = tmp_path.glob("*.tmp")
+        other = half.with_name("latents-of_other_photos.tmp")
+        other.write_bytes(b"half")
+    finally:
+        writer.kill()
+        writer.join(60)
+    assert half.exists()
+    assert not list(tmp_path.glob("*.npy"))
+
+    torch.manual_seed(0)
+    codec, dataset = LatentCodec(tiny_vae()), built(photos)
+    with caplog.at_level(logging.INFO):
+        path = attach(tmp_path, codec, dataset)
+    assert not list(tmp_path.glob("*.tmp"))
+    assert f"deleted {half.name}, which a run that was killed has left" in caplog.text
+    assert path.with_suffix(".tmp") == half
+    torch.testing.assert_close(MomentsFile(path).get(3, False), codec.moments(dataset.load(3)[None])[0])
+
+
+def test_a_writer_at_work_keeps_its_temporary_file(photos, tmp_path):
+    torch.manual_seed(0)
+    other = tmp_path / "latents-of_other_photos.tmp"
+    other.write_bytes(b"half")
+    with FileLock(f"{other.with_suffix('.npy')}.lock"):
+        attach(tmp_path, LatentCodec(tiny_vae()), built(photos))
+    assert other.exists()
+
+
+def test_an_error_while_writing_leaves_no_file_and_names_a_full_disk(photos, tmp_path, monkeypatch):
+    codec, dataset = LatentCodec(tiny_vae()), built(photos)
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(ValueError) as caught:
+            attach(tmp_path, codec, dataset)
+    assert re.fullmatch(
+        r"the latent cache '.*latents-\w+.npy' needs 0 MiB, but its disk has 1 MiB free; delete old files there, set "
+        "callbacks.latent_cache.folder to another disk, or callbacks.latent_cache=null",
+        str(caught.value),
+    )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            attach(tmp_path, codec, dataset)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".lock"]
+
+
+def flipped_byte(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(path.read_bytes() + b"x"),
+        lambda path: path.write_bytes(b""),
+        lambda path: flipped_byte(path, 3),
+        lambda path: flipped_byte(path, 30),
+        lambda path: flipped_byte(path, 3000),
+        lambda path: sums_path(path).unlink(),
+        lambda path: sums_path(path).write_bytes(b"?"),
+        lambda path: flipped_byte(sums_path(path), -3),
+    ],
+    ids=["cut", "longer", "empty", "magic", "header", "entry", "no sums", "no array", "sum"],
+)
+def test_a_damaged_file_is_noticed_at_the_start_and_written_anew(photos, tmp_path, damage, caplog):
+    torch.manual_seed(0)
+    codec, dataset = LatentCodec(tiny_vae()), built(photos)
+    path = attach(tmp_path, codec, dataset)
+    whole = path.read_bytes(), sums_path(path).read_bytes()
+    damage(path)
+    assert attach(tmp_path, codec, dataset) == path
+    assert (path.read_bytes(), sums_path(path).read_bytes()) == whole
+    assert f"the latent cache {str(path)!r} is damaged and will be written anew: " in caplog.text
+    caplog.clear()
+    attach(tmp_path, codec, dataset)
+    assert "damaged" not in caplog.text
+
+
+def test_an_entry_that_breaks_during_training_skips_its_photo_and_the_next_start_encodes_anew(
+    photos, tmp_path, caplog
+):
+    """Also a file that gets shorter: mapped into memory it would end the process."""
+    torch.manual_seed(0)
+    codec, dataset = LatentCodec(tiny_vae()), built(photos)
+    path = attach(tmp_path, codec, dataset)
+    whole = path.read_bytes()
+    assert dataset[len(dataset) - 1]["index"] == len(dataset) - 1
+    path.write_bytes(whole[: len(whole) // 2])  # the unflipped half
+    flipped_byte(path, len(whole) // 2 - 5)
+    item = dataset[len(dataset) - 1]
+    assert item["index"] == 0
+    assert item["skipped"] == (
+        f"{str(path)!r}: the cached latent of photo {len(dataset) - 1} is damaged; the next start of a run encodes all anew"
+    )
+    attach(tmp_path, codec, dataset)
+    assert path.read_bytes() == whole
+
+
+def test_an_unreadable_photo_has_no_latent_even_when_it_comes_back(photos, tmp_path, caplog):
+    torch.manual_seed(0)
+    folder = tmp_path / "copy"
+    shutil.copytree(photos, folder)
+    dataset = built(folder)
+    content = dataset.paths[1].read_bytes()
+    dataset.paths[1].write_bytes(b"broken")
+    attach(tmp_path / "cache", LatentCodec(tiny_vae()), dataset)
+    assert re.search(
+        r"cannot read the image '.*png': .*; in training the next photo takes its place", caplog.text
+    )
+    dataset.paths[1].write_bytes(content)  # a disk that comes and goes
+    item = dataset[1]
+    assert item["index"] == 2
+    assert "photo 1 could not be read when its latent was cached" in item["skipped"]
+    assert torch.equal(item["moments"], dataset[2]["moments"])
+
+
+def test_photos_that_change_while_they_are_encoded_are_refused(photos, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(photos, folder)
+    codec, dataset = LatentCodec(tiny_vae()), built(folder)
+    moments = codec.moments
+    monkeypatch.setattr(codec, "moments", lambda image: (os.utime(folder / "1.png"), moments(image))[1])
+    with pytest.raises(
+        ValueError, match="photos changed while they were encoded, .*start again when nothing writes"
+    ):
+        attach(tmp_path / "cache", codec, dataset)
+    assert not list((tmp_path / "cache").glob("*.crc32.npy"))  # without it no run takes the file
+
+
+def _attach_in_process(photos: Path, folder: Path, barrier, answers) -> None:
     torch.manual_seed(0)
     logging.getLogger("callbacks").setLevel(logging.INFO)
     records: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("callbacks").addHandler(handler)
-    path = attach(folder, LatentCodec(tiny_vae()), built(photos))
-    answers.put((os.getpid(), path.name, len(records), float(np.load(path).sum())))
+    codec, dataset = LatentCodec(tiny_vae()), built(photos)
+    moments = codec.moments
+    codec.moments = lambda image: (time.sleep(0.3), moments(image))[1]  # type: ignore[method-assign]
+    barrier.wait(60)
+    path = attach(folder, codec, dataset)
+    answers.put((path.name, records, float(dataset.moments.get(2, True).sum())))
 
 
-def test_two_processes_at_once_write_one_file(photos, tmp_path):
+def test_two_processes_at_once_write_one_file_and_one_waits(photos, tmp_path):
     context = multiprocessing.get_context("fork")
-    answers = context.Queue()
-    workers = [context.Process(target=_attach_in_process, args=(photos, tmp_path, answers)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    found = [answers.get(timeout=120) for _ in workers]
-    for worker in workers:
-        worker.join(60)
-    assert found[0][1] == found[1][1]
-    assert found[0][3] == found[1][3]
-    assert sorted(num_written for _, _, num_written, _ in found) == [0, 1]
-    assert len(list(tmp_path.glob("*.npy"))) == 1
+    answers, barrier = context.Queue(), context.Barrier(2)
+    arguments = (photos, tmp_path, barrier, answers)
+    workers = [context.Process(target=_attach_in_process, args=arguments) for _ in range(2)]
+    try:
+        for worker in workers:
+            worker.start()
+        found = [answers.get(timeout=120) for _ in workers]
+        for worker in workers:
+            worker.join(60)
+            assert worker.exitcode == 0
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert found[0][0] == found[1][0]
+    assert found[0][2] == found[1][2]
+    name = found[0][0]
+    texts = sorted(records for _, records, _ in found)
+    assert texts == [
+        [f"another process is writing {name}; waiting for it"],
+        [f"encoding 4 photos and their mirror images into {name}"],
+    ]
+    assert len(list(tmp_path.glob("*.npy"))) == 2  # the data and its checksums
 
 
 def test_random_crops_and_methods_without_a_codec_are_refused(photos, tmp_path):

@@ -1,0 +1,165 @@
+"""Latent moments of a data set in one file, with a checksum of each entry in a second one."""
+
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.decode import UnreadableImage
+
+# A crc32 has 32 bits, so no checksum is this number.
+UNREADABLE = 1 << 32
+NUM_CHECKED = 256
+SPARE_BYTES = 64 * 2**20
+
+
+def sums_path(path: Path) -> Path:
+    """The file of the checksums; written last, so a data file without it is not whole."""
+    return path.with_suffix(".crc32.npy")
+
+
+class MomentsFile:
+    """Posterior moments float32 (2Z, h, w) of each photo and its mirror image.
+
+    Entries are read one by one, not mapped into memory: a file that gets shorter while it is in use would end the
+    process (SIGBUS) instead of raising.
+
+    Args:
+        path: Of the data, a .npy file (2, num photos, 2Z, h, w).
+
+    Raises:
+        OSError, ValueError: If the file is missing or not what `write` wrote.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        data = np.load(path, mmap_mode="r")
+        self._sums = np.load(sums_path(path))
+        if data.ndim != 5 or data.dtype != np.float32 or not data.flags["C_CONTIGUOUS"]:
+            raise ValueError(f"holds {data.dtype} of the shape {data.shape}")
+        if self._sums.shape != data.shape[:2] or self._sums.dtype != np.uint64:
+            raise ValueError(f"holds {data.shape[:2]} entries but {self._sums.shape} checksums")
+        if path.stat().st_size != data.offset + data.nbytes:
+            raise ValueError(f"has {path.stat().st_size} bytes, not {data.offset + data.nbytes}")
+        self._offset, self._shape = data.offset, data.shape[2:]
+        self._entry_bytes = data.nbytes // (data.shape[0] * data.shape[1])
+        self._file: int | None = None
+
+    def __len__(self) -> int:
+        return int(self._sums.shape[1])
+
+    def get(self, index: int, flip: bool) -> Tensor:
+        """The moments of photo `index`, of its mirror image with flip=True.
+
+        Raises:
+            UnreadableImage: If the photo could not be read when the file was written, or the entry is damaged; then
+                the checksums are removed, so that the next start writes the file anew.
+        """
+        if self._sums[int(flip), index] == UNREADABLE:
+            raise UnreadableImage(self.path, f"photo {index} could not be read when its latent was cached")
+        content = self._read(index, flip)
+        if not self._is_whole(content, index, flip):
+            sums_path(self.path).unlink(missing_ok=True)
+            raise UnreadableImage(
+                self.path,
+                f"the cached latent of photo {index} is damaged; the next start of a run encodes all anew",
+            )
+        return torch.frombuffer(content, dtype=torch.float32).view(self._shape)
+
+    def check(self) -> None:
+        """Checks entries spread over the file: all of a hundred gigabytes would take minutes at each start.
+
+        Raises:
+            ValueError: If one is damaged.
+        """
+        for index in {int(n) for n in np.linspace(0, len(self) - 1, NUM_CHECKED)}:
+            for flip in (False, True):
+                if not self._is_whole(self._read(index, flip), index, flip):
+                    raise ValueError(f"the entry of photo {index} does not match its checksum")
+
+    def _is_whole(self, content: bytearray, index: int, flip: bool) -> bool:
+        return int(self._sums[int(flip), index]) in (UNREADABLE, zlib.crc32(content))
+
+    def _read(self, index: int, flip: bool) -> bytearray:
+        if self._file is None:  # opened in the loader's worker
+            self._file = os.open(self.path, os.O_RDONLY)
+        start = self._offset + (int(flip) * len(self) + index) * self._entry_bytes
+        try:
+            return bytearray(os.pread(self._file, self._entry_bytes, start))
+        except OSError as error:
+            raise UnreadableImage(self.path, error.strerror or str(error)) from error
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_file": None}
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None:
+            os.close(self._file)  # type: ignore[arg-type]
+
+
+def write(path: Path, chunks: Iterator[tuple[np.ndarray, np.ndarray]], num_photos: int) -> None:
+    """Writes the entries of all photos and then of all mirror images, each file under a temporary name until whole.
+
+    Args:
+        path: Of the data.
+        chunks: float32 (B, 2Z, h, w) in order, with bool (B,), whether the photo could be read.
+        num_photos: N; the chunks hold 2 N entries.
+
+    Raises:
+        ValueError: If the disk has no room for them.
+        OSError: What writing raised.
+    """
+    temporary = temporary_path(path)
+    try:
+        with temporary.open("wb") as file:
+            sums = _write_entries(file, path, chunks, num_photos)
+            file.flush()
+            os.fsync(file.fileno())
+        sums_path(path).unlink(missing_ok=True)
+        os.replace(temporary, path)
+        with temporary.open("wb") as file:
+            np.save(file, sums)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, sums_path(path))
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_entries(
+    file: BinaryIO, path: Path, chunks: Iterator[tuple[np.ndarray, np.ndarray]], num_photos: int
+) -> np.ndarray:
+    """Checksums uint64 (2, N) of the entries it writes."""
+    sums: list[int] = []
+    for moments, could_read in chunks:
+        if not sums:
+            _check_space(path, 2 * num_photos * moments[0].nbytes)
+            shape = (2, num_photos, *moments.shape[1:])
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        entries = [np.ascontiguousarray(entry, dtype="<f4").tobytes() for entry in moments]
+        file.writelines(entries)
+        sums += [zlib.crc32(e) if fine else UNREADABLE for e, fine in zip(entries, could_read, strict=True)]
+    assert len(sums) == 2 * num_photos
+    return np.array(sums, dtype=np.uint64).reshape(2, num_photos)
+
+
+def temporary_path(path: Path) -> Path:
+    """Where a file is written until it is whole; the lock of `path` belongs to its writer."""
+    return path.with_suffix(".tmp")
+
+
+def _check_space(path: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if free < num_bytes + SPARE_BYTES:
+        raise ValueError(
+            f"the latent cache {str(path)!r} needs {num_bytes / 2**20:.0f} MiB, but its disk has {free / 2**20:.0f} MiB "
+            "free; delete old files there, set callbacks.latent_cache.folder to another disk, or "
+            "callbacks.latent_cache=null"
+        )
