@@ -7,7 +7,14 @@ from runs.choices import nearest, train_keys
 from runs.signatures import Signature, kinds, signature
 
 _HYDRA_KEYS = {"_target_", "_partial_"}
-_TEXTS = ("experiment_name", "resume", "ckpt_path", "run_dir")
+_SCALARS = {
+    "experiment_name": {"str"},
+    "run_dir": {"str"},
+    "resume": {"str", "None"},
+    "ckpt_path": {"str", "None"},
+    "seed": {"int"},
+    "compile": {"bool"},
+}
 _NODES = ("module", "datamodule", "trainer", "callbacks", "logger")
 
 
@@ -23,10 +30,9 @@ def check_config(config: dict[str, Any]) -> None:
             raise ValueError(f"unknown key '{key}'{nearest(key, known)}")
     check_plain(config, "")
     check_targets(config, "")
-    _check_scalar("seed", config.get("seed"), {"int"}, own=True)
-    _check_scalar("compile", config.get("compile"), {"bool"}, own=True)
-    for key in _TEXTS:
-        _check_scalar(key, config.get(key), {"str", "None"}, own=True)
+    for key, allowed in _SCALARS.items():
+        if key in config:
+            _check_scalar(key, config[key], allowed, own=True)
     for key in _NODES:
         _check_node(config.get(key), key)
 

@@ -45,6 +45,8 @@ A = "experiment=autoencoder"
         ((A, "trainer.max_steps=1e4"), "error: trainer.max_steps is 10000.0, expected int; write 10000"),
         ((A, "module.kl_weight=null"), "error: module.kl_weight is null, expected float"),
         ((A, "seed=one"), "error: seed is 'one', expected int"),
+        ((A, "run_dir=2030"), "error: run_dir is 2030, expected str"),
+        ((A, "ckpt_path=[a]"), "error: ckpt_path is ['a'], expected null or str"),
         ((A, "datamodule=photos"), "error: datamodule.root has no value; set it with datamodule.root=VALUE"),
         (
             (A, "module._target_=os.system"),
