@@ -2,66 +2,108 @@
 
 import hashlib
 import json
+import logging
 import os
-import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from color.names import mean_chroma, name_colors
-from datamodules.photo_dataset import PhotoDataset
+from datamodules.decode import UnreadableImage
+from datamodules.photo_dataset import DECODING_VERSION, PhotoDataset
+
+log = logging.getLogger(__name__)
 
 # Colour shares are read from at most this many pixels a side; more changes no name and costs time.
 MAX_SIDE_PX = 128
+# Values are written this often, and at the end.
+WRITE_EVERY_S = 120.0
 
 V = TypeVar("V")
 
 
 def color_names(dataset: PhotoDataset, *, cache_dir: str | None = None) -> list[tuple[str, ...]]:
     """Names of the main colours of every photo, most frequent first."""
-    settings = f"colors {dataset.transform.size_px} {dataset.transform.crop}"
+    settings = f"colors {DECODING_VERSION} {dataset.transform.size_px} {dataset.transform.crop}"
+    no_colors: list[str] = []
     names = annotated(
-        dataset, lambda index: name_colors(_small(dataset, index)), settings=settings, cache_dir=cache_dir
+        dataset,
+        lambda index: list(name_colors(_small(dataset, index))),
+        settings=settings,
+        cache_dir=cache_dir,
+        unreadable=no_colors,
     )
     return [tuple(colors) for colors in names]
 
 
 def chroma(dataset: PhotoDataset, *, cache_dir: str | None = None) -> list[float]:
     """Mean CIELAB chroma of every photo; 0 is neutral grey."""
-    settings = f"chroma {dataset.transform.size_px} {dataset.transform.crop}"
+    settings = f"chroma {DECODING_VERSION} {dataset.transform.size_px} {dataset.transform.crop}"
     return annotated(
         dataset,
         lambda index: float(mean_chroma(_small(dataset, index))),
         settings=settings,
         cache_dir=cache_dir,
+        unreadable=0.0,
     )
 
 
 def annotated(
-    dataset: PhotoDataset, annotate: Callable[[int], V], *, settings: str, cache_dir: str | None = None
+    dataset: PhotoDataset,
+    annotate: Callable[[int], V],
+    *,
+    settings: str,
+    unreadable: V,
+    cache_dir: str | None = None,
 ) -> list[V]:
     """annotate(index) of every photo; photos whose content was seen before with the same settings are looked up.
 
+    The file of the values is locked from reading to writing: of two processes one computes and the other waits. It is
+    also written from time to time, since captions of a large set take longer than many a machine is lent.
+
     Args:
         dataset: The photos.
-        annotate: Value of one photo, something JSON can hold.
+        annotate: Value of one photo, something JSON can hold; UnreadableImage if its file can't be read.
         settings: All that the value depends on besides the file's bytes.
+        unreadable: Value of a photo that can't be read; it is not stored.
         cache_dir: Folder of the stored values; None stores nothing.
     """
+
+    def value(index: int) -> tuple[V, bool]:
+        try:
+            return annotate(index), True
+        except UnreadableImage as error:
+            log.warning("%s; it is used without what is computed from it", error)
+            return unreadable, False
+
     if cache_dir is None:
-        return [annotate(index) for index in range(len(dataset))]
+        return [value(index)[0] for index in range(len(dataset))]
+    Path(cache_dir).mkdir(parents=True, exist_ok=True)
     file = Path(cache_dir) / f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.json"
-    stored = _read(file)
     keys = [_content_key(path) for path in dataset.paths]
-    missing = [index for index, key in enumerate(keys) if key not in stored]
-    for index in missing:
-        stored[keys[index]] = annotate(index)
-    if missing:
-        _write(file, stored)
-    return [stored[key] for key in keys]
+    with FileLock(f"{file}.lock"):
+        file.with_suffix(".tmp").unlink(missing_ok=True)  # of a writer that was killed
+        stored = _read(file)
+        found: dict[str, V] = {}
+        written_at, num_new = time.monotonic(), 0
+        for index, key in enumerate(keys):
+            if key is None or key in stored or key in found:
+                continue
+            found[key], could_read = value(index)
+            if could_read:
+                stored[key], num_new = found[key], num_new + 1
+            if num_new and time.monotonic() - written_at > WRITE_EVERY_S:
+                _write(file, stored)
+                written_at, num_new = time.monotonic(), 0
+        if num_new:
+            _write(file, stored)
+    values = stored | found | {None: unreadable}
+    return [values[key] for key in keys]
 
 
 def _small(dataset: PhotoDataset, index: int) -> Tensor:
@@ -71,28 +113,41 @@ def _small(dataset: PhotoDataset, index: int) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(image, MAX_SIDE_PX)
 
 
-def _content_key(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _content_key(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        log.warning("cannot read %r: %s", str(path), error.strerror)
+        return None
 
 
 def _read(file: Path) -> dict[str, Any]:
+    """The stored values; none if the file is missing or damaged: it is only a cache."""
+    if not file.exists():
+        return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        # Missing, or cut off by a full disk: it is only a cache.
+        if content["sha256"] != _checksum(content["values"]):
+            raise ValueError("its checksum is another")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        log.warning("%r is damaged and will be written anew: %s: %s", str(file), type(error).__name__, error)
         return {}
-    return content if isinstance(content, dict) else {}
+    return dict(content["values"])
 
 
-def _write(file: Path, content: dict[str, Any]) -> None:
-    """Replaces the file in one step, since several processes may write the same one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+def _checksum(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _write(file: Path, values: dict[str, Any]) -> None:
+    """Replaces the file in one step; its lock must be held."""
+    temporary = file.with_suffix(".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as temporary:
-            json.dump(content, temporary)
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump({"sha256": _checksum(values), "values": values}, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)

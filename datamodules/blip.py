@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoProcessor, BlipForConditionalGeneration
 
 from datamodules.annotations import annotated
 from datamodules.decode import decode_image
+from datamodules.fingerprint import file_states
 from datamodules.photo_dataset import PhotoDataset
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,13 @@ def blip_captions(dataset: PhotoDataset, *, model: str, cache_dir: str | None = 
             caption_of = load_captioner(model)
         return caption_of(decode_image(dataset.paths[index], dataset.transform.max_pixels, min_side_px=768))
 
-    return annotated(dataset, annotate, settings=f"blip {model} {MAX_NEW_TOKENS}", cache_dir=cache_dir)
+    return annotated(
+        dataset,
+        annotate,
+        settings=f"blip {_version(model)} {MAX_NEW_TOKENS}",
+        cache_dir=cache_dir,
+        unreadable="",
+    )
 
 
 def load_captioner(model: str) -> Callable[[Tensor], str]:
@@ -61,6 +69,12 @@ def load_captioner(model: str) -> Callable[[Tensor], str]:
         return processor.decode(tokens[0], skip_special_tokens=True).strip()
 
     return caption
+
+
+def _version(model: str) -> str:
+    """A local model with the state of its files; of a hub model the name has to do."""
+    files = sorted(path for path in Path(model).glob("*") if path.is_file())
+    return " ".join([model, *file_states(files)])
 
 
 def _load(model: str) -> tuple[Any, Any]:

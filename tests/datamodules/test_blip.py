@@ -13,7 +13,7 @@ from transformers import (
     BlipProcessor,
 )
 
-from datamodules.blip import load_captioner
+from datamodules.blip import _version, load_captioner
 from datamodules.photos import PhotosDataModule
 
 
@@ -73,3 +73,12 @@ def test_a_model_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ValueError, match="the BLIP captioner .* cannot be downloaded .* set datamodule.blip to a folder"
     ):
         load_captioner(str(tmp_path / "nothing"))
+
+
+def test_another_model_in_the_same_folder_has_captions_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"first")
+    before = _version(str(tmp_path))
+    assert before == _version(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    assert _version(str(tmp_path)) != before
+    assert _version("hub/name").strip() == "hub/name"
