@@ -57,6 +57,9 @@ class Autoencoder(TranslationModule):
         self.adversarial_start_step = adversarial_start_step
         self._latent_square_sum, self._latent_count = 0.0, 0
         self._train_square: Tensor | None = None
+        self._earlier_square: tuple[int, Tensor | None] | None = (
+            None  # number of the last batch, mean before it
+        )
         self._has_validated = False
         self.freeze_all_but_trained()
 
@@ -91,8 +94,15 @@ class Autoencoder(TranslationModule):
 
     def _follow_latent_square(self, mean: Tensor) -> None:
         """Running mean square of the training latents: the scale factor of a run that never validated."""
+        self._earlier_square = (self.batch_number(), self._train_square)
         square = mean.float().square().mean()
         self._train_square = square if self._train_square is None else self._train_square.lerp(square, 0.02)
+
+    def _complete_train_square(self) -> Tensor | None:
+        """The running mean without a batch that was interrupted: a resumed run repeats that batch."""
+        if self._earlier_square is not None and self._earlier_square[0] == self.batch_number():
+            return self._earlier_square[1]
+        return self._train_square
 
     def reconstruction_terms(self, reconstruction: Tensor, image: Tensor) -> dict[str, Tensor]:
         """The weighted terms that compare the reconstruction with the image, scalars by name."""
@@ -147,12 +157,13 @@ class Autoencoder(TranslationModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if not self._has_validated and self._train_square is not None:
-            self.vae.register_to_config(scaling_factor=float(self._train_square) ** -0.5)
+        train_square = self._complete_train_square()
+        if not self._has_validated and train_square is not None:
+            self.vae.register_to_config(scaling_factor=float(train_square) ** -0.5)
         checkpoint["scaling_factor"] = float(self.vae.config.scaling_factor)
         checkpoint["scale_was_measured"] = self._has_validated
-        if self._train_square is not None:
-            checkpoint["train_square"] = float(self._train_square)
+        if train_square is not None:
+            checkpoint["train_square"] = float(train_square)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from lightning.pytorch import Callback
 from torch import nn
 from torch.nn import functional as F
 
@@ -187,3 +188,22 @@ def test_scale_factor_is_one_over_the_latents_rms_and_travels(fit, tmp_path):
     another.load_export(tmp_path)
     assert another.vae.config.scaling_factor == pytest.approx(scale)
     assert torch.equal(another.reconstruct(images), module.reconstruct(images))
+
+
+def test_an_interrupted_batch_counts_once_in_the_running_scale(fit):
+    """The resumed run repeats the batch, so the checkpoint of the interrupted one must not know it."""
+
+    class Interruption(Callback):
+        def on_before_backward(self, trainer, module, loss):
+            if trainer.global_step == 2:
+                raise RuntimeError("stop here")
+
+    whole, broken = make(), make()
+    fit(whole, photo_batch(), steps=2)
+    with pytest.raises(RuntimeError, match="stop here"):
+        fit(broken, photo_batch(), steps=4, callbacks=[Interruption()])
+    saved = [{"state_dict": module.state_dict()} for module in (whole, broken)]
+    for module, checkpoint in zip((whole, broken), saved, strict=True):
+        module.on_save_checkpoint(checkpoint)
+    assert saved[0]["train_square"] == saved[1]["train_square"]
+    assert saved[0]["scaling_factor"] == saved[1]["scaling_factor"]
