@@ -1,14 +1,19 @@
 """States of a frozen text encoder, computed once per caption."""
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from networks.content_hash import content_hash
 from networks.text import TextEncoder
+
+log = logging.getLogger(__name__)
 
 
 class TextCache:
@@ -50,13 +55,27 @@ class TextCache:
         if self._folder is not None:
             path = self._path(caption)
             temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            save_file({"states": states.contiguous().cpu()}, temporary)
-            os.replace(temporary, path)
+            stored = {"states": states.contiguous().cpu()}
+            try:
+                save_file(stored, temporary, metadata={"sha256": content_hash(stored)})
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def _read(self, caption: str) -> bool:
         if self._folder is None or not self._path(caption).is_file():
             return False
-        states = load_file(self._path(caption))["states"]
+        path = self._path(caption)
+        try:
+            with safe_open(path, "pt") as file:
+                states, expected = file.get_tensor("states"), file.metadata()["sha256"]
+            if content_hash({"states": states}) != expected:
+                raise ValueError("its checksum is another")
+        except Exception as error:  # safetensors and the disk raise errors of many kinds
+            log.warning(
+                "the stored text states %r are damaged and will be written anew: %s", str(path), error
+            )
+            return False
         self._memory[caption] = states.to(self._encoder.model.device)
         return True
 

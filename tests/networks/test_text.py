@@ -91,6 +91,21 @@ def test_a_second_run_reads_the_files(tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-9], lambda content: content[:-1] + b"?", lambda _: b""]
+)
+def test_damaged_files_are_noticed_and_written_anew(tmp_path, damage, caplog):
+    first = TextCache(small_encoder(), folder=str(tmp_path))(CAPTIONS)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    victim = min(files)
+    victim.write_bytes(damage(files[victim]))
+    torch.testing.assert_close(TextCache(small_encoder(), folder=str(tmp_path))(CAPTIONS), first)
+    assert caplog.text.count("damaged and will be written anew") == 1
+    assert repr(str(victim)) in caplog.text
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+@torch.no_grad()
 def test_other_weights_have_other_files(tmp_path):
     TextCache(small_encoder(), folder=str(tmp_path))(CAPTIONS)
     other = small_encoder(seed=1)
