@@ -24,6 +24,7 @@ class FiniteGuard(Callback):
     On CPU the check raises at once and the step does not happen. On an accelerator a check would wait for the device
     in each step, so a flag stays there: a bad gradient is set to zero, and the error is raised at the next reading,
     every n steps and before any checkpoint is written, so that no checkpoint holds weights from after the bad step.
+    Weights that a huge update has made infinite are found before they are written, and at the end.
     With float16 the loss scaler deals with infinite gradients, and only the loss is checked. A module that adds several
     terms and keeps them in `loss_terms` (scalars by name) has the bad one named.
 
@@ -111,14 +112,16 @@ class FiniteGuard(Callback):
             self._read()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads the flag a last time."""
+        """Reads the flag a last time; nothing follows that would notice what the last update did."""
         self._read()
+        _check_weights(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Reads the flag before anything is written."""
+        """Reads the flag and looks at the weights before anything is written."""
         self._read()
+        _check_weights(trainer, pl_module)
 
     def _read(self) -> None:
         if self._first is None:
@@ -135,4 +138,14 @@ class FiniteGuard(Callback):
         return NonFiniteError(
             f"The {what} is not finite at step {step} (batch: {names}); {consequence}. "
             "Look at these samples, or lower the learning rate, or set trainer.precision=32-true."
+        )
+
+
+def _check_weights(trainer: Trainer, module: LightningModule) -> None:
+    """Refuses weights that a finite but huge update has made infinite."""
+    trained = [p.detach() for p in module.parameters() if p.requires_grad]
+    if trained and not torch.isfinite(torch.nn.utils.get_total_norm(trained)):
+        raise NonFiniteError(
+            f"The weights are not finite after step {trainer.global_step - 1}, and no checkpoint holds them; "
+            "lower module.optimizer.lr."
         )

@@ -63,6 +63,28 @@ def test_no_checkpoint_is_written_after_an_unread_bad_step(fit, tiny, tmp_path, 
     assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4
 
 
+def test_weights_that_one_update_made_infinite_are_never_saved(fit, tiny, tmp_path):
+    module = tiny()
+
+    def explode(optimizer, *_):
+        if module.global_step == 19:
+            module.net.weight.data.fill_(float("inf"))
+
+    configure = module.configure_optimizers
+
+    def optimizer():
+        result = configure()
+        result.register_step_post_hook(explode)
+        return result
+
+    module.configure_optimizers = optimizer
+    with pytest.raises(
+        NonFiniteError, match=r"The weights are not finite after step 19, and no checkpoint holds"
+    ):
+        fit(module, [FiniteGuard(), LastCheckpoint(5)], limit_val_batches=0)
+    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 15
+
+
 def test_the_last_steps_are_read_at_the_end(fit, tiny, monkeypatch):
     monkeypatch.setattr(finite_guard, "reading_is_free", lambda device: False)
     with pytest.raises(NonFiniteError, match="at step 19"):
