@@ -140,7 +140,7 @@ def write_usable(folder: Path) -> list[str]:
         "frames.webp": frames("WEBP"),
         "frames.tif": frames("TIFF"),
         "frames.gif.png": frames("GIF"),
-        "tag_bomb.tif": tag_bomb(500, 200_000),
+        "tag_bomb.tif": tag_bomb(2000, 400_000),
         "good\nlines.png": encoded(rgb, "PNG"),
         "folder.png/inside.png": encoded(rgb, "PNG"),
     }
