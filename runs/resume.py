@@ -144,10 +144,12 @@ def check_processes(overrides: list[str]) -> None:
     """Processes that a launcher started cannot agree on a folder's name by themselves.
 
     Raises:
-        ValueError: several processes and neither run_dir nor resume.
+        ValueError: several processes and neither run_dir=DIR nor resume=RUN_DIR.
     """
-    started_outside = int(os.environ.get("WORLD_SIZE", "1")) > 1 and RUN_DIR_VARIABLE not in os.environ
-    if started_outside and not any(o.startswith(("run_dir=", "resume=")) for o in overrides):
+    count = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or "1"
+    started_outside = int(count) > 1 and RUN_DIR_VARIABLE not in os.environ
+    named = any(o.startswith("run_dir=") for o in overrides) or resume_request(overrides) is not None
+    if started_outside and not named:
         raise ValueError(
             "several processes were started by a launcher; name their common folder: run_dir=outputs/NAME"
         )

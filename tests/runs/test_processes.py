@@ -91,14 +91,17 @@ def test_two_processes_train_as_one_with_twice_the_batch(runs: RealRuns, door: D
             assert (averages[0]["average"][key] - value).abs().max() < 1e-5, key
 
 
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
 def test_processes_of_a_launcher_without_a_common_folder_are_refused(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: Door, monkeypatch: pytest.MonkeyPatch, launcher: str
 ) -> None:
-    for name, value in torchrun_variables(0, 1).items():
+    variables = torchrun_variables(0, 1) if launcher == "torchrun" else {"SLURM_NTASKS": "2"}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert door(*AUTOENCODER, *TWO) == (
-        "error: several processes were started by a launcher; name their common folder: run_dir=outputs/NAME"
-    )
+    for words in ((), ("resume=auto",)):  # which would look for a folder in each process by itself
+        assert door(*AUTOENCODER, *TWO, *words) == (
+            "error: several processes were started by a launcher; name their common folder: run_dir=outputs/NAME"
+        )
 
 
 @pytest.mark.slow
