@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -62,43 +62,38 @@ class WatchedLoader(DataLoader[Any]):
 
 
 class _ChildSignals:
-    """Keeps the news of a dead worker until a batch is waited for.
+    """Tells of dead workers when a batch is waited for, and only then.
 
-    torch raises it from a handler of SIGCHLD, wherever the main thread is: also in the middle of an optimiser's step
-    or of the writing of a checkpoint, whose state is then neither the old nor the new one.
+    torch's handler of SIGCHLD raises wherever the main thread is: also in the middle of an optimiser's step or of the
+    writing of a checkpoint, whose state is then neither the old nor the new one. And torch installs it once in a
+    process, but Lightning puts the handlers from before a fit back at its end: from then on a dead worker would show
+    by the timeout alone.
     """
 
     def __init__(self) -> None:
-        self._torch_handler: Callable[[int, FrameType | None], object] | None = None
-        self._waiting = self._pending = False
+        self._iterators: weakref.WeakSet[_WatchedIterator] = weakref.WeakSet()
+        self._previous: Callable[[int, FrameType | None], object] | None = None
+        self._pid = 0
 
-    def install(self) -> None:
-        """Takes the place of torch's handler, which its first loader with workers has set."""
+    def watch(self, iterator: _WatchedIterator) -> None:
+        """Includes an iterator's workers; outside the main thread Python cannot, and the timeout has to do."""
         if threading.current_thread() is not threading.main_thread():
             return
+        self._iterators.add(iterator)
+        self._pid = os.getpid()
         handler = signal.getsignal(signal.SIGCHLD)
-        if callable(handler) and handler != self._on_signal:
-            self._torch_handler = handler
+        if handler != self._on_signal:
+            self._previous = handler if callable(handler) else None
             signal.signal(signal.SIGCHLD, self._on_signal)
 
-    @contextmanager
-    def raising(self) -> Iterator[None]:
-        """Within it a dead worker raises, also one that died before."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        self._waiting = True
-        try:
-            if self._pending:
-                self._on_signal(signal.SIGCHLD, None)
-            yield
-        finally:
-            self._waiting = False
-
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._pending = not self._waiting
-        if self._waiting and self._torch_handler is not None:
-            self._torch_handler(number, frame)
+        if os.getpid() != self._pid:  # a forked worker, to which they are no children
+            return
+        concerned = [iterator for iterator in list(self._iterators) if iterator.has_dead_worker()]
+        if not concerned and self._previous is not None:
+            self._previous(number, frame)
+        for iterator in concerned:
+            iterator.child_ended()
 
 
 _children = _ChildSignals()
@@ -107,16 +102,19 @@ _children = _ChildSignals()
 class _WatchedIterator(Iterator[dict[str, Any]]):
     def __init__(self, loader: WatchedLoader, make: Callable[[], Any]) -> None:
         self._loader = loader
-        # torch has no public name for its worker processes, and neither a dead nor a hanging one can be named without.
-        self._workers: list[BaseProcess] = list(getattr(loader._iterator, "_workers", []))
         self._waiting_since: float | None = None
+        self._child_ended = True  # perhaps: looked at before the first batch
         self._verdict: str | None = None
-        self._watch()
-        self._iterator = self._guarded(make)
-        if not self._workers:
-            self._workers += getattr(self._iterator, "_workers", [])
+        self._use(loader._iterator)  # the one whose workers persist, if this is not the first pass
+        self._watch_for_hangs()
+        self._use(self._guarded(make))
+
+    def _use(self, iterator: Any) -> None:
+        self._iterator = iterator
+        # torch has no public name for its worker processes, and neither a dead nor a hanging one can be named without.
+        self._workers: list[BaseProcess] = list(getattr(iterator, "_workers", []))
         if self._workers:
-            _children.install()
+            _children.watch(self)
 
     def __next__(self) -> dict[str, Any]:
         batch = self._guarded(lambda: next(self._iterator))
@@ -126,24 +124,42 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
     def _guarded(self, call: Callable[[], T]) -> T:
         self._waiting_since = time.monotonic()
         try:
-            with _children.raising():
-                return call()
+            if self._child_ended:
+                self._child_ended = False
+                if self.has_dead_worker():
+                    self.child_ended()
+            return call()
         except (RuntimeError, ValueError, OSError, EOFError) as error:
+            self._waiting_since = None
             self._fail(error)
         finally:
             self._waiting_since = None
 
-    def _watch(self) -> None:
+    def has_dead_worker(self) -> bool:
+        """Whether a worker has ended that should not have."""
+        ending = getattr(self._iterator, "_shutdown", False)
+        return not ending and any(not worker.is_alive() for worker in self._workers)
+
+    def child_ended(self) -> None:
+        """Ends the wait for a batch that would never come, or lets the next wait do so.
+
+        Raises:
+            RuntimeError: As torch's handler would; `_fail` says who died.
+        """
+        self._child_ended = True
+        if self._waiting_since is not None:
+            self._waiting_since = None  # once: several may die together
+            raise RuntimeError("a DataLoader worker ended")
+
+    def _watch_for_hangs(self) -> None:
         """Starts the thread that kills workers of which torch's timeout takes no note; it ends with this iterator."""
         timeout_s = self._loader.timeout
         if timeout_s <= 0:
             return
 
         def watch(iterator: Callable[[], _WatchedIterator | None]) -> None:
-            since, num_periods = (
-                None,
-                0,
-            )  # counted, not read from a clock: the whole run may have been suspended
+            # Periods are counted, not read from a clock: the whole run may have been suspended.
+            since, num_periods = None, 0
             while (current := iterator()) is not None:
                 num_periods = num_periods + 1 if current._waiting_since == since is not None else 0
                 since = current._waiting_since
@@ -160,8 +176,9 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         """Raises what a user can act on, or the error itself if it is none of the loader's."""
         dead = [number for number, worker in enumerate(self._workers) if not worker.is_alive()]
         raised = re.match(r"Caught (\w+) in DataLoader worker process (\d+)", str(error))
+        message: str | None
         if self._verdict:
-            message: str | None = self._verdict
+            message = self._verdict
         elif raised:
             message = _raised(error, *raised.groups())
         elif dead:
