@@ -16,6 +16,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from callbacks.csv_logger import AppendingCSVLogger
 from callbacks.wandb_record import STEP_KEY, history, row_key
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,8 @@ EXIT_SIGTERM = 143
 class RunWandbLogger(WandbLogger):
     """Starts (or resumes) the W&B run of a run folder at its first use, and ends it as the training ended.
 
-    The id stands in `run_dir/wandb_id`, so a resumed run continues the same W&B run; steps that were logged before
-    the interruption and are trained again are not logged twice. Without a key, or if the server is not reached
+    The id stands in `run_dir/wandb_id`, so a resumed run continues the same W&B run. It first logs what metrics.csv
+    has and W&B lacks; rows that were logged before the interruption and come again are left out. Without a key, or if the server is not reached
     within 8 s, the run goes on offline and `wandb sync` can upload it later.
 
     Args:
@@ -83,10 +84,8 @@ class RunWandbLogger(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Logs one row, unless the run wrote it before it was resumed at an earlier step."""
         run = self.experiment
-        if row_key(metrics, step) in self._logged:
-            return
-        number, self._next_row = self._next_row, None  # None: W&B counts on from the row before
-        run.log(dict(metrics) if step is None else {**metrics, STEP_KEY: step}, step=number, commit=True)
+        if row_key(metrics, step) not in self._logged:
+            self._log(run, metrics, step)
 
     @rank_zero_only
     def close(self, exit_code: int = 0) -> None:
@@ -106,7 +105,6 @@ class RunWandbLogger(WandbLogger):
         self.run_dir.mkdir(parents=True, exist_ok=True)
         identity = run_id(self.run_dir)
         rows = _logged_rows(self.run_dir, identity)
-        self._logged = {row_key(row, row.get(STEP_KEY)) for row in rows}
         options = {**self._wandb_init, "id": identity, "config": self._config(), "reinit": "finish_previous"}
         options.pop("anonymous", None)  # W&B warns of it, though Lightning passes None
         run = _start(chosen_mode(self._mode), options, _settings(self._machine_info))
@@ -114,7 +112,23 @@ class RunWandbLogger(WandbLogger):
         run.define_metric("*", step_metric=STEP_KEY, step_sync=True)
         if run.offline and rows:  # online the server says where the rows go on
             self._next_row = max(row["_step"] for row in rows) + 1
+        self._logged = {row_key(row, row.get(STEP_KEY)) for row in rows}
+        self._catch_up(run)
         return run
+
+    def _catch_up(self, run: Any) -> None:
+        """Logs the rows of metrics.csv that W&B lacks: a kill costs it up to 15 s, the file at most one row."""
+        for texts in AppendingCSVLogger(self.run_dir).rows():
+            step = int(texts.pop("step") or 0)
+            row = {name: float(text) for name, text in texts.items() if text}
+            key = row_key(row, step)
+            if key not in self._logged:
+                self._log(run, row, step)
+                self._logged.add(key)
+
+    def _log(self, run: Any, metrics: Mapping[str, Any], step: int | None) -> None:
+        number, self._next_row = self._next_row, None  # None: W&B counts on from the row before
+        run.log(dict(metrics) if step is None else {**metrics, STEP_KEY: step}, step=number, commit=True)
 
     def _config(self) -> Any:
         path = self.run_dir / "config.yaml"

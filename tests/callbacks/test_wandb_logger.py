@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import math
 import re
 import shutil
 import socket
@@ -12,6 +13,7 @@ import pytest
 
 wandb = pytest.importorskip("wandb")
 
+from callbacks.csv_logger import AppendingCSVLogger  # noqa: E402
 from callbacks.samples import SamplePictures  # noqa: E402
 from callbacks.wandb_logger import (  # noqa: E402
     FINISH_TIMEOUT_S,
@@ -187,6 +189,26 @@ def test_a_record_that_a_kill_cut_is_read_up_to_the_cut(run_dir):
     logger.close()
     first, second = files(run_dir)
     assert [row["loss"] for row in history(first) + history(second)] == list(range(300))
+
+
+def test_what_a_kill_cost_w_and_b_comes_from_the_csv(run_dir):
+    """The record of steps 0 to 3 is lost, the run goes on from step 2, and step 1 is never trained again."""
+    table = AppendingCSVLogger(run_dir)
+    for step in range(4):
+        table.log_metrics({"loss": step / 7, "epoch": 0}, step=step)
+        if step == 1:
+            table.log_metrics({"val/loss": math.nan, "epoch": 0}, step=step)
+    logger = RunWandbLogger(run_dir)
+    for step in range(2, 5):
+        logger.log_metrics({"loss": step / 7, "epoch": 0}, step=step)
+    logger.close()
+    (path,) = files(run_dir)
+    rows = history(path)
+    assert [(row["trainer/global_step"], row["epoch"]) for row in rows] == [
+        *((0, 0), (1, 0), (1, 0), (2, 0), (3, 0), (4, 0)),
+    ]
+    assert [row["loss"] for row in rows if "loss" in row] == [step / 7 for step in range(5)]
+    assert math.isnan(rows[2]["val/loss"])
 
 
 def test_rows_are_told_apart_by_step_and_metric_names():
