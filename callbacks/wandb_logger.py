@@ -119,7 +119,7 @@ class RunWandbLogger(WandbLogger):
     def _catch_up(self, run: Any) -> None:
         """Logs the rows of metrics.csv that W&B lacks: a kill costs it up to 15 s, the file at most one row."""
         for texts in AppendingCSVLogger(self.run_dir).rows():
-            step = int(texts.pop("step") or 0)
+            step = int(text) if (text := texts.pop("step")) else None
             row = {name: float(text) for name, text in texts.items() if text}
             key = row_key(row, step)
             if key not in self._logged:
