@@ -117,7 +117,7 @@ def main() -> None:
     again = [k.restart_s for k in kills if k.restart_s is not None]
     console.print(
         f"{len(kills)} kills in {runs} runs of {len(lanes)} trainings, {(time.monotonic() - start) / 60:.1f} minutes; "
-        f"the next step came {mean(again):.1f} s after a restart (without a kill: "
+        f"the next step came {mean(again) if again else 0:.1f} s after a restart (without a kill: "
         f"{mean(lane.start_s for lane in lanes):.1f} s)"
     )
     for line in found:

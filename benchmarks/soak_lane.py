@@ -30,7 +30,7 @@ ORDER = [  # moments and signals in turn
     ("validation", "SIGKILL"),
     ("start", "SIGTERM"),
 ]
-EXIT_CODES = {"SIGTERM": 143, "SIGKILL": -9}
+EXIT_CODES = {"SIGTERM": 143, "SIGKILL": 137}  # as a shell gives them
 TIMEOUT_S = 300
 
 
@@ -126,6 +126,8 @@ class Lane:
                 struck = [kill for kill in self.kills[:-1] if kill.restart_s is None]
                 for kill in struck:
                     kill.restart_s = restart_s
+            if status(run_dir) != "finished":
+                return
             self.finished.append(run_dir)
 
     def _launch(self, run_dir: Path, moment: str | None = None, name: str = "") -> float | None:
@@ -157,7 +159,8 @@ class Lane:
                 process.wait()
         watch.look()
         if struck_in is not None and status(run_dir) != "finished":
-            kill = Kill(struck_in, name, process.returncode, watch.finished_step, saved_step(run_dir))
+            code = process.returncode if process.returncode >= 0 else 128 - process.returncode
+            kill = Kill(struck_in, name, code, watch.finished_step, saved_step(run_dir))
             self._judge(kill, saved_before)
         elif process.returncode:
             self.errors.append(f"{run_dir.name} ended by itself with exit code {process.returncode}")
