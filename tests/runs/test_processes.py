@@ -1,14 +1,26 @@
 """Two processes on the CPU do what one does with twice the batch, and fail together."""
 
 import math
+import multiprocessing
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import psutil
 import pytest
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from callbacks.checkpoint_io import newest_whole, read_checkpoint
-from runs.folder import is_held, status
+from runs.folder import RUN_DIR_VARIABLE, is_held, status
+from runs.processes import Together, end_with_main
 from tests.models import tiny_parts
 from tests.runs.conftest import TINY, Door
 from tests.runs.real_processes import (
@@ -46,6 +58,7 @@ LATENT_DIFFUSION = (
 )
 SIX = "trainer.max_steps=6"
 TWICE = "datamodule.batch_size=4"
+FORK = multiprocessing.get_context("fork")  # all is imported already
 ENDLESS = ("trainer.max_steps=100000", "trainer.val_check_interval=50000")
 
 
@@ -89,6 +102,65 @@ def test_two_processes_train_as_one_with_twice_the_batch(runs: RealRuns, door: D
         assert averages[0]["num_updates"] == averages[1]["num_updates"]
         for key, value in averages[1]["average"].items():
             assert (averages[0]["average"][key] - value).abs().max() < 1e-5, key
+
+
+def _fail_and_hang(pids: Any) -> None:
+    """A main process that a collective holds for ever, after one of the two that it started has failed."""
+    launcher = _SubprocessScriptLauncher(LightningEnvironment(), num_processes=3, num_nodes=1)
+    for code in ("exit(3)", "import time; time.sleep(120)"):
+        launcher.procs.append(subprocess.Popen([sys.executable, "-c", code]))
+    seen_by_lightning = launcher.procs
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runs.processes.END_WITHIN_S", 1)
+        Together({"run_dir": "/run"})._watch_started(trainer)
+        pids.put((len(seen_by_lightning), [process.pid for process in launcher.procs]))
+        time.sleep(120)
+
+
+def test_a_main_process_that_hangs_after_another_has_failed_is_killed_with_the_rest() -> None:
+    pids = FORK.Queue()
+    main = FORK.Process(target=_fail_and_hang, args=(pids,))
+    main.start()
+    seen_by_lightning, (_, hanging) = pids.get(timeout=60)
+    try:
+        assert seen_by_lightning == 0
+        main.join(60)
+        assert main.exitcode == -signal.SIGKILL
+        assert not psutil.pid_exists(hanging) or all_end([psutil.Process(hanging)])
+    finally:
+        main.kill()
+
+
+def _wait_for_main() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runs.processes.ORPHAN_ENDS_WITHIN_S", 0)
+        patch.setenv(RUN_DIR_VARIABLE, "run")
+        patch.setenv("LOCAL_RANK", "1")
+        end_with_main()
+        time.sleep(120)
+
+
+def _start_and_vanish(pid: Any) -> None:
+    other = FORK.Process(target=_wait_for_main)
+    other.start()
+    pid.put(other.pid)
+    time.sleep(1)  # so that the queue is written and the other one watches
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_whose_main_one_is_gone_ends() -> None:
+    pid = FORK.Queue()
+    main = FORK.Process(target=_start_and_vanish, args=(pid,))
+    main.start()
+    other = psutil.Process(pid.get(timeout=60))
+    try:
+        main.join(60)
+        assert all_end([other])
+    finally:
+        main.kill()
+        if other.is_running():
+            other.kill()
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "srun"])
