@@ -56,6 +56,8 @@ class LastCheckpoint(Checkpoint):
         self._stopped_in: str | None = None
         self._logger_step = 0
         self._restored = False
+        self._validated = 0  # batches of all validations before the one at hand
+        self._repeats_from: int | None = None
         self.figures: dict[str, float] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -67,6 +69,8 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = self._batch_start_step = trainer.global_step
         self._started = True
         self._updating = self._save_failed = False
+        counted = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.completed
+        self._validated = counted if self._repeats_from is None else self._repeats_from
         if trainer.is_global_zero:
             # best, last, previous and the one being written
             check_disk_space(_folder(self.folder, trainer), 4 * _estimated_bytes(pl_module))
@@ -98,8 +102,21 @@ class LastCheckpoint(Checkpoint):
         if stepped and trainer.global_step % self.every_n_steps == 0 and not _validation_follows(trainer):
             self._save(trainer)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts the batches of a repeated validation as those of an uninterrupted one."""
+        if not _inside_fit(trainer):
+            return
+        total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+        if self._repeats_from is not None:
+            total.ready = total.started = total.processed = total.completed = self._repeats_from
+            self._repeats_from = None
+            self._saved_step = -1  # the file says that this validation is still to do
+        self._validated = total.completed
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if the step before this validation was due."""
+        if _inside_fit(trainer):
+            self._validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.completed
         if _inside_fit(trainer) and trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
@@ -143,12 +160,14 @@ class LastCheckpoint(Checkpoint):
         self.figures = dict(checkpoint.get("figures", {}))
 
     def state_dict(self) -> dict[str, Any]:
-        """The step under which Lightning's loggers file the next batch."""
-        return {"logger_step": self._logger_step}
+        """The step under which Lightning's loggers file the next batch, and where an interrupted validation counts from."""
+        repeats_from = self._validated if self._stopped_in == "validation" else self._repeats_from
+        return {"logger_step": self._logger_step, "repeats_from": repeats_from}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the logger's step; the first batch sets it."""
+        """Takes over the logger's step, which the first batch sets, and the count of the validation to repeat."""
         self._logger_step = int(state_dict["logger_step"])
+        self._repeats_from = state_dict.get("repeats_from")
         self._restored = True
 
     def _where(self, trainer: Trainer) -> tuple[int, Path, int]:

@@ -106,6 +106,8 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(
             read_checkpoint(folder / "checkpoints" / name) for folder in (tmp_path, tmp_path / "whole")
         )
         assert found["global_step"] == expected["global_step"]
+        counted = [c["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] for c in (found, expected)]
+        assert counted[0] == counted[1]
         assert torch.equal(found["state_dict"]["net.weight"], expected["state_dict"]["net.weight"])
 
 
