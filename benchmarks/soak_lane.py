@@ -161,13 +161,17 @@ class Lane:
         if struck_in is not None and status(run_dir) != "finished":
             code = process.returncode if process.returncode >= 0 else 128 - process.returncode
             kill = Kill(struck_in, name, code, watch.finished_step, saved_step(run_dir))
-            self._judge(kill, saved_before)
-        elif process.returncode:
+            self._judge(kill, run_dir, saved_before)
+        elif (
+            process.returncode and struck_in is None
+        ):  # a strike may also fall into the end of the interpreter
             self.errors.append(f"{run_dir.name} ended by itself with exit code {process.returncode}")
         return watch.first_step_s
 
-    def _judge(self, kill: Kill, saved_before: int) -> None:
-        kill.lost_checkpoint = kill.saved_step < saved_before
+    def _judge(self, kill: Kill, run_dir: Path, saved_before: int) -> None:
+        last = run_dir / "checkpoints" / "last.ckpt"
+        whole = not last.exists() or newest_whole(last.parent) == last
+        kill.lost_checkpoint = kill.saved_step < saved_before or not whole
         self.kills.append(kill)
         where = f"kill {len(self.kills)} ({kill.signal}, {kill.moment})"
         if kill.exit_code != EXIT_CODES[kill.signal]:

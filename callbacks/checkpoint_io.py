@@ -16,6 +16,7 @@ from lightning.fabric.plugins import CheckpointIO
 logger = logging.getLogger(__name__)
 
 CHECKSUM_SUFFIX = ".sha256"
+DAMAGED_SUFFIX = ".damaged"
 KEPT_AS = {"last.ckpt": "previous.ckpt"}  # what a file is kept as when a newer one replaces it
 
 
@@ -137,7 +138,8 @@ def read_checkpoint(path: str | Path, map_location: Any | None = "cpu") -> dict[
 def newest_whole(folder: Path) -> Path | None:
     """`last.ckpt` if it is whole, else the later of the whole ones among `previous.ckpt` and `best.ckpt`.
 
-    Each damaged file is named in the log. None if the folder has none of them.
+    Each damaged file is named in the log, and a damaged `last.ckpt` is renamed to `last.ckpt.damaged`. None if the folder
+    has none of them.
 
     Raises:
         ValueError: if there are checkpoints but none that can be read.
@@ -170,6 +172,9 @@ def newest_whole(folder: Path) -> Path | None:
     found = max(steps, key=lambda path: steps[path])
     for message in damaged:
         logger.warning("%s", message)
+    if last.exists():  # the next save would keep it in the place of the whole one
+        os.replace(last, last.with_name(last.name + DAMAGED_SUFFIX))
+        _sidecar(last).unlink(missing_ok=True)
     logger.warning("The run goes on from %s, step %d.", found, steps[found])
     return found
 
@@ -184,7 +189,11 @@ def _sum_is_right(path: Path) -> bool:
     if not path.is_file():
         raise FileNotFoundError(f"Checkpoint {path} does not exist; give the path of a .ckpt file.")
     known = _known_sums(path)
-    if known and _file_sum(path) not in known:
+    try:
+        found = _file_sum(path) if known else ""
+    except OSError as error:  # a failing disk
+        raise ValueError(f"Checkpoint {path} cannot be read: {error.strerror or error}.") from error
+    if known and found not in known:
         raise ValueError(
             f"Checkpoint {path} is damaged: its SHA-256 differs from {_sidecar(path).name}; "
             "use another checkpoint of the run or a copy of this one."

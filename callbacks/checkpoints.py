@@ -58,6 +58,7 @@ class LastCheckpoint(Checkpoint):
         self._restored = False
         self._validated = 0  # batches of all validations before the one at hand
         self._repeats_from: int | None = None
+        self._stale = False
         self.figures: dict[str, float] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -72,8 +73,11 @@ class LastCheckpoint(Checkpoint):
         counted = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.completed
         self._validated = counted if self._repeats_from is None else self._repeats_from
         if trainer.is_global_zero:
-            # best, last, previous and the one being written
-            check_disk_space(_folder(self.folder, trainer), 4 * _estimated_bytes(pl_module))
+            # best, last, previous and the one being written, less what is there already
+            folder = _folder(self.folder, trainer)
+            there = sum(path.stat().st_size for path in folder.glob("*.ckpt"))
+            needed = _estimated_bytes(pl_module)
+            check_disk_space(folder, max(needed, 4 * needed - there))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -110,7 +114,7 @@ class LastCheckpoint(Checkpoint):
         if self._repeats_from is not None:
             total.ready = total.started = total.processed = total.completed = self._repeats_from
             self._repeats_from = None
-            self._saved_step = -1  # the file says that this validation is still to do
+            self._stale = True  # the file says that this validation is still to do
         self._validated = total.completed
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,11 +132,12 @@ class LastCheckpoint(Checkpoint):
         """Saves the last complete step without hiding the exception that stopped the run."""
         if trainer.state.fn != "fit" or not self._started or self._save_failed:
             return
-        interrupted = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
-        if trainer.world_size > 1 and not interrupted:
+        if trainer.world_size > 1 and not isinstance(exception, SIGTERMException):
             return  # the other ranks may still be computing: a collective save would hang
-        completed = trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        if self._updating or completed % trainer.accumulate_grad_batches:
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        # An error of a hook after the batch: the step is taken, but Lightning has not counted the batch yet.
+        uncounted = progress.processed != progress.completed and trainer.global_step != self._batch_start_step
+        if self._updating or uncounted or progress.completed % trainer.accumulate_grad_batches:
             logger.warning("Stopped inside step %d; %s stays at step %d.", *self._where(trainer))
             return
         self._stopped_in = "validation" if trainer.validating else "batch"
@@ -174,11 +179,11 @@ class LastCheckpoint(Checkpoint):
         return trainer.global_step, _folder(self.folder, trainer) / self.filename, self._saved_step
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step == self._saved_step or trainer.fast_dev_run:
+        if (trainer.global_step == self._saved_step and not self._stale) or trainer.fast_dev_run:
             return
         self._save_failed = True
         trainer.save_checkpoint(_folder(self.folder, trainer) / self.filename, weights_only=False)
-        self._save_failed = False
+        self._save_failed = self._stale = False
         self._saved_step = trainer.global_step
 
 

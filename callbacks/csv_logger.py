@@ -68,6 +68,14 @@ class AppendingCSVLogger(Logger):
         if len(kept) < len(rows):
             self._rewrite(kept, self._read_columns())
 
+    @rank_zero_only
+    def drop_metrics(self, prefix: str) -> None:
+        """Removes the rows that hold a metric whose name starts with `prefix`, which are written again."""
+        rows = self.rows()
+        kept = [row for row in rows if not any(v for k, v in row.items() if k.startswith(prefix))]
+        if len(kept) < len(rows):
+            self._rewrite(kept, self._read_columns())
+
     def rows(self) -> list[dict[str, str]]:
         """The rows of the file; a row that a kill has cut short is left out."""
         if not self.path.is_file():

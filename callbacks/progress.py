@@ -77,8 +77,10 @@ class ProgressLog(Callback):
         logger.info("%s", "  ".join([f"step {trainer.global_step}  validation", *figures]))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Removes the row of an earlier test after the training."""
-        _drop_rows_from(trainer.fit_loop.epoch_loop._batches_that_stepped, trainer)
+        """Removes the row of an earlier test of this run."""
+        for csv_logger in trainer.loggers:
+            if isinstance(csv_logger, AppendingCSVLogger):
+                csv_logger.drop_metrics("test/")
 
     def _parts(self, trainer: Trainer) -> list[str]:
         target = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""

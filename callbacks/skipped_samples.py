@@ -46,26 +46,30 @@ class SkippedSamples(Callback):
         self.min_samples = min_samples
         self.every_n_steps = every_n_steps
         self._batch_start_step = 0
+        self._verdict: TooManySkippedError | None = None
         self._reported = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts with the data module's count."""
         self._reported = 0
+        self._verdict = None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remembers the step, to see at the end whether this batch completed one."""
-        self._batch_start_step = trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Logs and judges if due.
+        """Stops the run if the last look said so: between two batches a complete step can be saved.
 
         Raises:
             TooManySkippedError: in all processes alike.
         """
+        self._batch_start_step = trainer.global_step
+        if self._verdict is not None:
+            raise self._verdict
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Logs and judges if due."""
         samples = getattr(trainer.datamodule, "skipped", None)
         stepped = trainer.global_step != self._batch_start_step
         due = (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % self.every_n_steps == 0
@@ -83,7 +87,7 @@ class SkippedSamples(Callback):
             )
         self._reported = num_skipped
         if num_read >= self.min_samples and share > self.max_share:
-            raise self._error(num_skipped, num_read, list(samples.last))
+            self._verdict = self._error(num_skipped, num_read, list(samples.last))
 
     def _error(self, num_skipped: int, num_read: int, last: list[str]) -> TooManySkippedError:
         files = f"; the last were {', '.join(last)}" if last else ""

@@ -36,8 +36,9 @@ def run_door(main: Callable[[], None]) -> None:
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     try:
         main()
-    except BrokenPipeError:  # the reader of our output, such as head, has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError as error:
+        if not _output_is_closed():
+            sys.exit(f"error: {sentence(error, _overrides())}")
     except USER_ERRORS as error:
         if wants_traceback:
             raise
@@ -45,6 +46,16 @@ def run_door(main: Callable[[], None]) -> None:
         sys.exit(f"error: {process}{sentence(error, _overrides())}")
     except KeyboardInterrupt:
         sys.exit(EXIT_CTRL_C)
+
+
+def _output_is_closed() -> bool:
+    """Whether the reader of our output, such as head, has left; then what follows goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _overrides() -> list[str]:

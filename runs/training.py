@@ -178,4 +178,7 @@ def _closed_loggers(trainer: Trainer, stop: StopSignals) -> Iterator[None]:
     finally:
         for logger in trainer.loggers:
             if isinstance(logger, RunWandbLogger):
-                logger.close(code)
+                try:
+                    logger.close(code)
+                except Exception as error:  # how a run ended is not for its logger to decide
+                    log.warning("W&B was not closed properly: %s", error)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import callbacks.checkpoint_io as io
 from callbacks.checkpoint_io import AtomicCheckpointIO, check_disk_space, newest_whole, read_checkpoint
 
 FORK = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
@@ -223,6 +224,41 @@ def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_taken(tmp_path, 
     assert newest_whole(tmp_path) == tmp_path / f"{name}.ckpt"
     assert "last.ckpt is damaged: its SHA-256 differs from last.ckpt.sha256" in caplog.text
     assert f"The run goes on from {tmp_path / name}.ckpt, step {max(4, best)}." in caplog.text
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_the_whole_one(tmp_path, monkeypatch):
+    for step in (4, 6):
+        save_steps(tmp_path, last=step)
+    damage(tmp_path / "last.ckpt")
+    assert newest_whole(tmp_path) == tmp_path / "previous.ckpt"
+    assert (tmp_path / "last.ckpt.damaged").is_file()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)  # killed within the first save of the resumed run
+    with pytest.raises(KeyboardInterrupt):
+        save_steps(tmp_path, last=8)
+    monkeypatch.undo()
+    assert newest_whole(tmp_path) == tmp_path / "previous.ckpt"
+    save_steps(tmp_path, last=8)
+    assert newest_whole(tmp_path) == tmp_path / "last.ckpt"
+    assert read_checkpoint(tmp_path / "previous.ckpt")["global_step"] == 4
+
+
+def test_a_sector_that_cannot_be_read_is_damage_too(tmp_path, monkeypatch, caplog):
+    for step in (4, 6):
+        save_steps(tmp_path, last=step)
+    plain = io._file_sum
+
+    def failing(path: Path) -> str:
+        if path.name == "last.ckpt":
+            raise OSError(5, "Input/output error")
+        return plain(path)
+
+    monkeypatch.setattr(io, "_file_sum", failing)
+    assert newest_whole(tmp_path) == tmp_path / "previous.ckpt"
+    assert "last.ckpt cannot be read: Input/output error." in caplog.text
 
 
 def test_a_run_is_never_started_over_because_all_checkpoints_are_damaged(tmp_path):

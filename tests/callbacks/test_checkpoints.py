@@ -154,6 +154,29 @@ def test_a_full_disk_is_noticed_before_the_first_step(fit, tiny, monkeypatch):
     assert module.losses == []
 
 
+def test_files_that_are_there_count_when_a_run_goes_on(fit, tiny, tmp_path, monkeypatch):
+    import callbacks.checkpoint_io as io
+
+    fit(tiny(), callbacks(every_n_steps=5))
+    size = (tmp_path / "checkpoints" / "last.ckpt").stat().st_size
+    monkeypatch.setattr(io.shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
+    fit(tiny(), callbacks(), ckpt_path=tmp_path / "checkpoints" / "last.ckpt", max_steps=22)
+    assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 22
+
+
+def test_an_error_of_a_hook_after_the_batch_keeps_the_earlier_file(fit, tiny, tmp_path):
+    module = tiny()
+
+    def fail(*_):
+        if module.global_step == 6:
+            raise RuntimeError("asked for")
+
+    module.on_train_batch_end = fail
+    with pytest.raises(RuntimeError, match="asked for"):
+        fit(module, callbacks(every_n_steps=4))
+    assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 4
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="expected min or max"):
         BestCheckpoint(mode="lowest")

@@ -46,3 +46,15 @@ def test_the_curve_of_a_killed_and_resumed_run_equals_the_whole_one(fit, tiny, t
     whole = (tmp_path / "whole" / "metrics.csv").read_text()
     assert (tmp_path / "cut" / "metrics.csv").read_text() == whole
     assert len(whole.splitlines()) == 1 + 20 + 2
+
+
+def test_a_test_that_is_repeated_takes_the_place_of_the_earlier_row_alone(tmp_path):
+    logger = AppendingCSVLogger(tmp_path)
+    for row, step in (({"train/loss": 0.5}, 59), ({"val/loss": 0.6}, 59), ({"test/psnr": 20.0}, 59)):
+        logger.log_metrics(row, step)
+    AppendingCSVLogger(tmp_path).drop_metrics("test/")
+    rows = AppendingCSVLogger(tmp_path).rows()
+    assert [(r["step"], r["train/loss"], r["val/loss"]) for r in rows] == [
+        ("59", "0.5", ""),
+        ("59", "", "0.6"),
+    ]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from runs.cli import run_door
+
 A = "experiment=autoencoder"
 
 
@@ -158,3 +160,12 @@ def test_an_answer_costs_little(words: tuple[str, ...]) -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Seconds of computing, whatever else the machine does: 0.4 and 0.5; with torch 5 and more.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+
+
+def test_a_broken_pipe_of_a_training_is_a_failure(capsys) -> None:
+    def main() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(SystemExit) as end:
+        run_door(main)
+    assert end.value.code == "error: Broken pipe"
