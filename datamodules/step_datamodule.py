@@ -77,21 +77,31 @@ class StepDataModule(LightningDataModule):
         """Batches of the whole run, from the first one that was not consumed yet.
 
         Raises:
-            ValueError: Without trainer.max_steps, or if the run being resumed had other data or batch sizes.
+            ValueError: Without trainer.max_steps, or if the run being resumed had other data, batch sizes or
+                accumulation.
         """
         trainer = self.trainer
         if trainer is None or trainer.max_steps < 1:
             raise ValueError(
                 "the order of training batches needs the length of the run; set trainer.max_steps above 0"
             )
+        total_batches = trainer.max_steps * trainer.accumulate_grad_batches
+        start_batch = self._start_batch(trainer)
+        if start_batch >= total_batches and trainer.global_step < trainer.max_steps:
+            # Lightning would begin one empty epoch after the other, for ever.
+            raise ValueError(
+                f"the checkpoint has used {start_batch} batches in {trainer.global_step} steps, but the whole run of "
+                f"{trainer.max_steps} steps has {total_batches}, so none are left; resume with the "
+                "trainer.accumulate_grad_batches it was trained with or a larger trainer.max_steps"
+            )
         sampler = StepBatchSampler(
             len(_built(self.train_dataset)),
             self.batch_size,
-            trainer.max_steps * trainer.accumulate_grad_batches,
+            total_batches,
             self.seed,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
-            start_batch=self._start_batch(trainer),
+            start_batch=start_batch,
         )
         loader = ResumedLoader(_built(self.train_dataset), batch_sampler=sampler, **self._loader_options())
         self.skipped = loader.skipped
@@ -146,6 +156,7 @@ class StepDataModule(LightningDataModule):
             "seed": self.seed,
             "num_samples": len(_built(self.train_dataset)),
             "global_batch_size": self.batch_size * trainer.world_size,
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
         }
 
     def _start_batch(self, trainer: Trainer) -> int:
@@ -158,11 +169,13 @@ class StepDataModule(LightningDataModule):
                 "continued; resume with the datamodule it was trained with, or start a new run"
             )
         for key, value in self._order(trainer).items():
+            if key == "accumulate_grad_batches" and key not in self._resumed:
+                continue  # older checkpoints have no note of it
             if self._resumed.get(key) != value:
                 raise ValueError(
                     f"the checkpoint was trained with {key}={self._resumed.get(key)} but this run has {value}, so its "
-                    "order of samples can't be continued; resume with the same data, seed and batch size (per process "
-                    "times processes), or start a new run"
+                    "order of samples can't be continued; resume with the same data, seed, batch size (per process "
+                    "times processes) and accumulation, or start a new run"
                 )
         return self._resumed["num_batches"]
 

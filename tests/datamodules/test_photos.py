@@ -171,6 +171,28 @@ def test_resuming_another_order_is_refused(
         )
 
 
+def test_resuming_another_accumulation_is_refused(tmp_path: Path, root: Path) -> None:
+    trainer = trainer_of(tmp_path, max_steps=3, accumulate=4)
+    trainer.fit(Recorder(), photos_of(root))
+    new, old = tmp_path / "new.ckpt", tmp_path / "old.ckpt"
+    trainer.save_checkpoint(new)
+    message = "trained with accumulate_grad_batches=4 but this run has 1"
+    with pytest.raises(ValueError, match=message):
+        trainer_of(tmp_path, max_steps=12).fit(Recorder(), photos_of(root), ckpt_path=new, weights_only=True)
+
+    checkpoint = torch.load(new, weights_only=True)  # as written before the accumulation was noted
+    del checkpoint["PhotosDataModule"]["accumulate_grad_batches"]
+    torch.save(checkpoint, old)
+    message = "has used 12 batches in 3 steps, but the whole run of 12 steps has 12, so none are left"
+    with pytest.raises(ValueError, match=message):
+        trainer_of(tmp_path, max_steps=12).fit(Recorder(), photos_of(root), ckpt_path=old, weights_only=True)
+    rest = Recorder()
+    trainer_of(tmp_path, max_steps=4, accumulate=4).fit(
+        rest, photos_of(root), ckpt_path=old, weights_only=True
+    )
+    assert len(rest.seen) == 4
+
+
 def test_resuming_with_other_photos_is_refused_but_testing_is_not(
     tmp_path: Path, root: Path, write_photos: Writer
 ) -> None:
