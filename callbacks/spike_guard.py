@@ -104,7 +104,7 @@ class SpikeGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Drops the gradients of a spike."""
-        loss = float(trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean"))
+        loss = float(trainer.strategy.reduce(self._mean_loss(trainer), reduce_op="mean"))
         self._losses = []
         limit = self._limit()
         if loss <= limit:
@@ -148,6 +148,12 @@ class SpikeGuard(Callback):
         self.num_skipped, self.num_rollbacks = state_dict["num_skipped"], state_dict["num_rollbacks"]
         self._history = deque(state_dict["history"], maxlen=self.window)
         self._skipped_at = list(state_dict["skipped_at"])
+
+    def _mean_loss(self, trainer: Trainer) -> Tensor:
+        # Before each backward Lightning divides by the accumulation, whole or cut short, and multiplies by the scale.
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        return torch.stack(self._losses).mean() * (trainer.accumulate_grad_batches / scale)
 
     def _limit(self) -> float:
         if len(self._history) < MIN_HISTORY:

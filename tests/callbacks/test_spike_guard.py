@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 
 from callbacks.checkpoints import LastCheckpoint
 from callbacks.ema import EMA
@@ -65,6 +67,24 @@ def test_accumulated_losses_count_as_one_step(fit, tiny):
     )
     assert torch.equal(module.seen[51], module.seen[49])
     assert spikes.num_skipped == 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_message_has_the_mean_loss_of_the_step(fit, tiny, caplog, accumulate, scaled):
+    module, first = spiking(tiny(), {25 * accumulate}), 25 * accumulate
+    plugins = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=512.0))]
+    options = {"plugins": plugins} if scaled else {}
+    fit(
+        module,
+        [guard()],
+        train_loader=loader(40 * accumulate),
+        accumulate_grad_batches=accumulate,
+        **(OPTIONS | options),
+    )
+    losses = [loss for _, loss in module.losses[first : first + accumulate]]
+    shown = float(re.search(r"step 25 is skipped: its loss (\S+) is", caplog.text)[1])
+    assert shown == pytest.approx((losses[0] * 1e4 + sum(losses[1:])) / accumulate, rel=1e-3)
 
 
 def test_three_spikes_bring_back_the_checkpoint_from_before_at_a_lower_rate(fit, tiny, tmp_path, caplog):
