@@ -108,7 +108,7 @@ class FiniteGuard(Callback):
         """Reads the flag every n steps."""
         if self._first is None:
             self._names = {k: v for k, v in self._names.items() if k >= trainer.global_step}
-        elif trainer.global_step % self.every_n_steps == 0:
+        elif trainer.global_step > self._step and trainer.global_step % self.every_n_steps == 0:
             self._read()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,7 +129,7 @@ class FiniteGuard(Callback):
         step, *bad_loss = self._first.tolist()
         if step >= 0:
             raise self._error(step, bad_loss, "its gradient was set to zero and no checkpoint holds it")
-        self._names = {}
+        self._names = {k: v for k, v in self._names.items() if k >= self._step}  # a step may be half done
 
     def _error(self, step: int, bad_loss: list[int], consequence: str) -> NonFiniteError:
         terms = ", ".join(name for name, bad in zip(self._terms, bad_loss[1:], strict=False) if bad)

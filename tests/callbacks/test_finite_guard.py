@@ -56,6 +56,24 @@ def test_where_reading_waits_the_next_reading_raises(fit, tiny, monkeypatch, whe
     assert torch.isfinite(module.net.weight).all()
 
 
+def test_an_open_accumulation_window_is_neither_read_nor_forgotten(fit, tiny, monkeypatch):
+    monkeypatch.setattr(finite_guard, "reading_is_free", lambda device: False)
+    options = {"limit_val_batches": 0, "accumulate_grad_batches": 2}
+
+    class Counting(FiniteGuard):
+        def _read(self):
+            reads.append(module.global_step)
+            super()._read()
+
+    reads, module = [], tiny()
+    fit(module, [Counting(every_n_steps=4)], max_steps=10, **options)
+    assert reads == [4, 8, 10]  # 10: the end
+    module = poison(tiny(), "loss", 9)  # the second half of step 4
+    names = "photo16, photo17, photo18, photo19"
+    with pytest.raises(NonFiniteError, match=rf"The loss is not finite at step 4 \(batch: {names}\)"):
+        fit(module, [FiniteGuard(every_n_steps=4)], max_steps=10, **options)
+
+
 def test_no_checkpoint_is_written_after_an_unread_bad_step(fit, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(finite_guard, "reading_is_free", lambda device: False)
     with pytest.raises(NonFiniteError, match="no checkpoint holds it"):
