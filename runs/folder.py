@@ -49,8 +49,9 @@ def last_checkpoint(run_dir: Path) -> Path:
 
 
 def has_checkpoint(run_dir: Path) -> bool:
-    """Whether a run kept any checkpoint to go on from."""
-    return any((run_dir / "checkpoints").glob("*.ckpt"))
+    """Whether a run kept any checkpoint to go on from; a file of another name beside them is none of its own."""
+    names = ("last.ckpt", "previous.ckpt", "best.ckpt")  # what callbacks.checkpoint_io.newest_whole looks at
+    return any((run_dir / "checkpoints" / name).is_file() for name in names)
 
 
 def has_only_beginnings(run_dir: Path) -> bool:
@@ -58,7 +59,8 @@ def has_only_beginnings(run_dir: Path) -> bool:
     if not run_dir.is_dir():
         return False
     names = [entry.name for entry in run_dir.iterdir()]
-    return all(name in (".lock", "train.log") or name.startswith(".config.yaml.") for name in names)
+    drafts = (".status.", ".config.yaml.")
+    return all(name in (".lock", "train.log", "status") or name.startswith(drafts) for name in names)
 
 
 def status(run_dir: Path) -> str:
@@ -89,9 +91,10 @@ def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[Path]:
         return
     _make(run_dir, exists)
     with _held(run_dir), run_log(run_dir / "train.log"):
+        # The status comes first: another process that saw "finished" beside the new config would leave with 0.
+        write_text(run_dir / "status", "running\n")
         write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         write_text(run_dir / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        write_text(run_dir / "status", "running\n")
         os.environ[RUN_DIR_VARIABLE] = str(run_dir)
         try:
             yield run_dir

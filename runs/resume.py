@@ -1,5 +1,6 @@
 """Which folder a run goes to and which checkpoint it starts from."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from runs.folder import (
     short,
     status,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def new_job(config: dict[str, Any]) -> Job:
 
     Raises:
         FileNotFoundError: ckpt_path is no file.
-        ValueError: several processes without a common run_dir.
+        ValueError: run_dir holds a run with another config, or one whose checkpoints are gone.
     """
     automatic = config["resume"] == "auto"
     config = config | {"resume": None}
@@ -91,12 +94,13 @@ def _continued(config: dict[str, Any]) -> Job:
     """What resume=auto means: the same command goes on where it was stopped, wherever that was."""
     run_dir = Path(config["run_dir"])
     if stamp() not in run_dir.parts and (run_dir / "config.yaml").is_file():  # a folder that the user named
-        if _comparable(load_config(run_dir)) != _comparable(config):
+        saved = load_config(run_dir)  # before the status, which the main process of a new start writes first
+        if _comparable(saved) != _comparable(config):
             raise ValueError(f"{short(run_dir)} holds a run with another config; choose another run_dir")
-        length = config["trainer"].get("max_steps")
-        finished = (
-            status(run_dir) == "finished" and load_config(run_dir)["trainer"].get("max_steps") == length
-        )
+        same_length = config["trainer"].get("max_steps") == saved["trainer"].get("max_steps")
+        finished = status(run_dir) == "finished" and same_length
+        if not finished and not has_checkpoint(run_dir):
+            _check_curve(run_dir, saved)
         return Job(config, _checkpoints(run_dir), folder_exists=True, finished=finished)
     if has_only_beginnings(run_dir):  # killed before its config was written
         return Job(config, folder_exists=True)
@@ -110,10 +114,33 @@ def _checkpoints(run_dir: Path) -> Path | None:
     return last_checkpoint(run_dir).parent if has_checkpoint(run_dir) else None
 
 
+def _check_curve(run_dir: Path, saved: dict[str, Any]) -> None:
+    """Refuses to start over where checkpoints were lost; a run killed before its first one may start again.
+
+    Raises:
+        ValueError: the curve goes beyond the step at which the first checkpoint was written.
+    """
+    from callbacks.csv_logger import AppendingCSVLogger  # Lightning takes seconds to import, and this is rare
+
+    every_n_steps = ((saved["callbacks"] or {}).get("last") or {}).get("every_n_steps")
+    rows = AppendingCSVLogger(run_dir).rows()
+    reached = max((int(row["step"]) for row in rows if (row.get("step") or "").isdigit()), default=0)
+    if every_n_steps is not None and reached >= every_n_steps:
+        raise ValueError(
+            f"the curve of {short(run_dir)} reaches step {reached} but no checkpoint is there; restore one, choose "
+            "another run_dir, or delete its metrics.csv to start over"
+        )
+
+
 def newest_unfinished(config: dict[str, Any]) -> Path | None:
-    """The newest unfinished run of the experiment with the same config and a checkpoint, trained by nobody now."""
+    """The newest unfinished run of the experiment with the same config and a checkpoint, trained by nobody now.
+
+    Where there are only ones with another config, a warning names the newest of them; a sweep has them always.
+    """
+    others: list[tuple[Path, dict[str, Any]]] = []
     root = Path(config["run_dir"]).parent
-    if root.name == stamp():  # outputs/EXPERIMENT/sweeps/STAMP/NUMBER
+    is_sweep = root.name == stamp()
+    if is_sweep:  # outputs/EXPERIMENT/sweeps/STAMP/NUMBER
         root = root.parent.parent
     folders = {p.parent for pattern in ("*", "sweeps/*/*") for p in root.glob(f"{pattern}/config.yaml")}
     for run_dir in sorted(folders, key=lambda p: (p / "config.yaml").stat().st_mtime, reverse=True):
@@ -123,9 +150,34 @@ def newest_unfinished(config: dict[str, Any]) -> Path | None:
             saved = load_config(run_dir)
         except ValueError:
             continue
-        if _comparable(saved) == _comparable(with_run_dir(config, run_dir)) and not is_held(run_dir):
+        if is_held(run_dir):
+            continue
+        if _comparable(saved) == _comparable(with_run_dir(config, run_dir)):
             return run_dir
+        others.append((run_dir, saved))
+    if others and not is_sweep:
+        _warn_of_other_config(config, *others[0])
     return None
+
+
+def _warn_of_other_config(config: dict[str, Any], run_dir: Path, saved: dict[str, Any]) -> None:
+    key = _first_difference(_comparable(saved), _comparable(with_run_dir(config, run_dir)))
+    log.warning(
+        "%s is unfinished, but its %s differs from this command's, so a new run starts; to go on with that one: "
+        "python train.py resume=%s",
+        short(run_dir),
+        key,
+        short(run_dir),
+    )
+
+
+def _first_difference(one: Any, other: Any, key: str = "") -> str:
+    """The dotted key at which two configs that differ do so first."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return key
+    keys = [*one, *(k for k in other if k not in one)]
+    name = next(k for k in keys if k not in one or k not in other or one[k] != other[k])
+    return _first_difference(one.get(name), other.get(name), f"{key}.{name}" if key else str(name))
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:

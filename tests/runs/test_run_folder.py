@@ -57,7 +57,7 @@ def test_a_run_leaves_its_files_and_can_be_rebuilt_and_resumed(door, tmp_path: P
     assert status(run_dir.with_name("other")) == "finished"
 
 
-def test_automatic_resume_takes_the_unfinished_run_with_the_same_config(door, tmp_path: Path) -> None:
+def test_automatic_resume_takes_the_unfinished_run_with_the_same_config(door, tmp_path: Path, caplog) -> None:
     assert door(*TINY, "resume=auto") == 0
     (first,) = (tmp_path / "outputs/autoencoder").iterdir()
     (first / "status").write_text("stopped: SIGTERM\n")
@@ -65,7 +65,12 @@ def test_automatic_resume_takes_the_unfinished_run_with_the_same_config(door, tm
     assert "continuing" in (first / "train.log").read_text()
     assert status(first) == "finished"
     (first / "status").write_text("stopped: SIGTERM\n")
-    assert door(*TINY, "resume=auto", "seed=1") == 0
+    assert "unfinished" not in caplog.text
+    assert door(*TINY, "resume=auto", "trainer.gradient_clip_val=0.5") == 0
+    assert (
+        f"{first.relative_to(tmp_path)} is unfinished, but its trainer.gradient_clip_val differs from this command's, "
+        f"so a new run starts; to go on with that one: python train.py resume={first.relative_to(tmp_path)}"
+    ) in caplog.text
     assert len(list((tmp_path / "outputs/autoencoder").iterdir())) == 2
 
 
@@ -126,6 +131,7 @@ def test_a_run_killed_before_its_config_was_written_starts_there(door, tmp_path:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/train.log").touch()
     (tmp_path / "run/.lock").touch()
+    (tmp_path / "run/status").write_text("running\n")
     assert door(*TINY, "run_dir=run", "resume=auto") == 0
     (tmp_path / "other").mkdir()
     (tmp_path / "other/photo.png").touch()
@@ -177,3 +183,40 @@ def test_a_saved_config_takes_checked_overrides_alone(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("a: [")
     with pytest.raises(ValueError, match="cannot be read"):
         load_config(tmp_path)
+
+
+def test_a_run_whose_checkpoints_are_gone_never_starts_over_by_itself(door, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    command = (*TINY, "run_dir=run", "resume=auto", "trainer.log_every_n_steps=1", "trainer.max_steps=3")
+    command = (*command, "trainer.limit_val_batches=0", "callbacks.last.every_n_steps=2")
+    assert door(*command) == 0
+    curve = (run_dir / "metrics.csv").read_text()
+    for path in (run_dir / "checkpoints").iterdir():
+        path.unlink()
+    (run_dir / "checkpoints/backup.ckpt").write_bytes(b"of somebody else")
+    assert door(*command) == 0  # it is finished: nothing is left to do
+    (run_dir / "status").write_text("stopped: SIGTERM\n")
+    assert door(*command) == (
+        "error: the curve of run reaches step 3 but no checkpoint is there; restore one, choose another run_dir, "
+        "or delete its metrics.csv to start over"
+    )
+    assert (run_dir / "metrics.csv").read_text() == curve
+    assert status(run_dir) == "stopped: SIGTERM"
+
+    # killed before its first checkpoint: it reached step 1 only
+    (run_dir / "metrics.csv").write_text("".join(curve.splitlines(keepends=True)[:3]))
+    assert door(*command) == 0
+    assert (run_dir / "metrics.csv").read_text().count("\n") == curve.count("\n")
+
+
+def test_the_status_is_running_before_a_new_config_is_there(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with run_folder({"run_dir": str(run_dir), "length": 1}):
+        pass
+    assert status(run_dir) == "finished"
+    (run_dir / "environment.json").unlink()
+    (run_dir / "config.yaml").unlink()
+    (run_dir / "config.yaml").mkdir()  # so that writing it fails
+    with pytest.raises(OSError, match=r"config\.yaml"), run_folder({"run_dir": str(run_dir)}, exists=True):
+        pass
+    assert status(run_dir) == "running"
