@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
@@ -149,6 +150,7 @@ class Preemption(Callback):
         trainer.fit_loop.__class__ = _ValidatingFitLoop
         if self._stop is not None:
             trainer._signal_connector = _NoHandlers(trainer)
+            trainer.fit_loop.epoch_loop.__class__ = _AgreedEpochLoop
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on signals wait for a boundary."""
@@ -165,6 +167,11 @@ class Preemption(Callback):
     ) -> None:
         """Has Lightning stop once it has counted this batch, if that completed an optimiser step."""
         if not trainer.fit_loop._should_accumulate() and self._agree(trainer):
+            trainer._signal_connector.received_sigterm = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops as well after an epoch that had no batch to end."""
+        if self._agreed or self._agree(trainer):
             trainer._signal_connector.received_sigterm = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -212,6 +219,13 @@ class _NoHandlers(_SignalConnector):
 
     def teardown(self) -> None:
         """There is nothing to put back."""
+
+
+class _AgreedEpochLoop(_TrainingEpochLoop):
+    """Lightning's loop without its own agreement of the processes before each batch."""
+
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Does nothing: Preemption has agreed after the step, and reading the answer waits for the device."""
 
 
 class _ValidatingFitLoop(_FitLoop):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.checkpoints import BestCheckpoint, LastCheckpoint, read_checkpoint
 from callbacks.csv_logger import AppendingCSVLogger
@@ -124,6 +125,28 @@ def test_a_validation_repeated_after_a_kill_is_in_the_curve_once(fit, tiny, tmp_
     rows = AppendingCSVLogger(tmp_path).rows()
     assert [row["step"] for row in rows if row["train/loss"]] == [str(step) for step in range(20)]
     assert [row["step"] for row in rows if row["val/loss"]] == ["9", "19"]
+
+
+def test_a_signal_in_an_epoch_without_batches_ends_the_run_with_its_steps(tiny, tmp_path, stop):
+    class OneEpoch(IterableDataset):
+        left = 3
+
+        def __iter__(self):
+            while self.left:
+                self.left -= 1
+                yield {"image": torch.zeros(2, 3, 8, 8)}
+
+    def send(trainer, module):
+        if trainer.current_epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = Callback()
+    sender.on_train_epoch_start = send
+    options = {"limit_val_batches": 0, "max_epochs": 6, "val_check_interval": 1000}
+    trainer = make_trainer(tmp_path, watching(stop, sender), **options)
+    with pytest.raises(SIGTERMException):
+        trainer.fit(tiny(), DataLoader(OneEpoch(), batch_size=None))
+    assert step_of(tmp_path) == 3
 
 
 def test_a_stop_in_the_sanity_check_saves_nothing(fit, tiny, tmp_path, stop):
