@@ -20,7 +20,7 @@ from datamodules.decode import UnreadableImage
 from datamodules.photo_dataset import PhotoDataset
 from datamodules.reading_table import ReadingTable, die_with_parent
 from datamodules.skipped import SkippedSamples
-from datamodules.worker_signals import outlive_group_signals
+from datamodules.worker_signals import outlive_group_signals, signals_held
 
 KILL_GRACE_S = 2.0
 # torch's own timeout does not cover a worker that stops while it hands over a batch (torch then waits for its answer
@@ -107,7 +107,8 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         self._verdict: str | None = None
         self._use(loader._iterator)  # the one whose workers persist, if this is not the first pass
         self._watch_for_hangs()
-        self._use(self._guarded(make))
+        with signals_held():
+            self._use(self._guarded(make))
 
     def _use(self, iterator: Any) -> None:
         self._iterator = iterator

@@ -114,7 +114,7 @@ def train(run_dir: Path, photos: Path, stop: int | None, *, workers: int, accumu
     return losses
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_stopped_four_times_equals_the_uninterrupted_one(
     tmp_path: Path, photos: Path, accumulate: int
 ) -> None:

@@ -82,6 +82,7 @@ def assert_same_losses(found: Path, expected: Path, num_steps: int) -> None:
         assert math.isclose(ours[key], value, rel_tol=0, abs_tol=1e-6), (key, ours[key], value)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_batch(runs: RealRuns, door: Door, tmp_path: Path) -> None:
     screen = runs.run(*AUTOENCODER, SIX, *TWO, "run_dir=two")
     two, one = tmp_path / "two", tmp_path / "one"
