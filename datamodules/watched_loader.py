@@ -79,8 +79,10 @@ class _ChildSignals:
         """Includes an iterator's workers; outside the main thread Python cannot, and the timeout has to do."""
         if threading.current_thread() is not threading.main_thread():
             return
+        if self._pid != os.getpid():  # forked: the workers so far are another process's
+            self._iterators.clear()
+            self._pid = os.getpid()
         self._iterators.add(iterator)
-        self._pid = os.getpid()
         handler = signal.getsignal(signal.SIGCHLD)
         if handler != self._on_signal:
             self._previous = handler if callable(handler) else None

@@ -196,9 +196,14 @@ def _main(folder: Path, pids: Any, ends_by: str) -> None:
 
 @pytest.mark.parametrize("ends_by", ["exception", "SIGKILL"])
 def test_no_worker_survives_the_main_process(write_photos: Writer, ends_by: str) -> None:
+    folder = write_photos("a", 8)
+    unfinished = iter(
+        loader_of(dataset_of(folder))
+    )  # of this process: to the forked one its workers are no children
+    next(unfinished)
     context = multiprocessing.get_context("fork")
     pids = context.Queue()
-    main = context.Process(target=_main, args=(write_photos("a", 8), pids, ends_by))
+    main = context.Process(target=_main, args=(folder, pids, ends_by))
     main.start()
     try:
         workers = pids.get(timeout=60)
