@@ -19,13 +19,13 @@ from color.lab import lightness, rgb_to_lab
 MAX_ASPECT = 16
 
 
-def transfer_chroma_exact(lightness: Tensor, image: Tensor, *, chroma_scale: float = 1.0) -> Tensor:
+def transfer_chroma_exact(lightness: Tensor, image: Tensor, *, chroma_scale: float | Tensor = 1.0) -> Tensor:
     """Returns the image with its L* replaced; out-of-gamut colours lose chroma, not lightness.
 
     Args:
         lightness: (B, 1, H, W), L* / 100 in [0, 1].
         image: (B, 3, H, W) sRGB in [0, 1] at the same size.
-        chroma_scale: multiplies ab: 0 gives grey, above 1 stronger colour.
+        chroma_scale: multiplies ab: 0 gives grey, above 1 stronger colour; a number or (B, 1, 1, 1).
 
     Returns:
         (B, 3, H, W) in [0, 1], not rounded.

@@ -1,0 +1,103 @@
+"""Learns which saturation of a photo is the true one, from pairs of a photo and the same with its chroma scaled.
+
+Shapes: B batch, H/W pixels.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from color.lab import lightness
+from color.transfer import transfer_chroma_exact
+from diffusion.seeding import Stream, keyed_uniform
+from lightning_modules.base import TranslationModule
+from networks.vividness import VividnessRanker
+
+# Pairs of the validation are the same every time.
+_VALIDATION = 1_000_003
+# Scales nearer to 1 than this are no pair: even an eye cannot tell.
+_MIN_LOG_SCALE = math.log(1.1)
+
+
+class VividnessRanking(TranslationModule):
+    """Trains a ranker by the logistic loss of pairs (Bradley and Terry 1952): -log sigmoid(score(true) - score(changed)).
+
+    Args:
+        ranker: scores images.
+        max_scale: the chroma of a pair's other image is scaled by a factor between 1 / max_scale and max_scale,
+            uniform in its logarithm.
+        shared: as TranslationModule.
+
+    Raises:
+        ValueError: if max_scale is 1.1 or less.
+    """
+
+    def __init__(self, *, ranker: VividnessRanker, max_scale: float = 4.0, **shared: Any) -> None:
+        super().__init__(**shared)
+        if math.log(max(max_scale, 1e-9)) <= _MIN_LOG_SCALE:
+            raise ValueError(f"module.max_scale is {max_scale}; expected above 1.1")
+        self.ranker = ranker
+        self.max_scale = max_scale
+        self.freeze_all_but_trained()
+
+    def trained_networks(self) -> list[nn.Module]:
+        return [self.ranker]
+
+    def scales(self, uniform: np.ndarray) -> Tensor:
+        """Factors of chroma (B, 1, 1, 1) from numbers in [0, 1): half below 1 / 1.1, half above 1.1."""
+        signed = 2 * uniform - 1
+        widest = math.log(self.max_scale) - _MIN_LOG_SCALE
+        logs = np.sign(signed + 1e-12) * (_MIN_LOG_SCALE + np.abs(signed) * widest)
+        return torch.from_numpy(np.exp(logs)).float().to(self.device).view(-1, 1, 1, 1)
+
+    def pair_scores(self, image: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B,) of the photos and of the photos with scaled chroma."""
+        changed = transfer_chroma_exact(lightness(image), image, chroma_scale=scale)
+        true, other = self.ranker(torch.cat([image, changed])).float().chunk(2)
+        return true, other
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        sample = self.batch_positions(len(batch["image"]))
+        uniform = keyed_uniform(*self.step_key(Stream.TIMESTEP), sample=sample)
+        true, other = self.pair_scores(batch["image"], self.scales(uniform))
+        loss = F.softplus(other - true).mean()
+        self.log_training(loss)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._log_pairs(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._log_pairs(batch, "test")
+
+    def _log_pairs(self, batch: dict[str, Any], split: str) -> None:
+        uniform = keyed_uniform(self.seed, Stream.TIMESTEP, _VALIDATION, sample=batch["index"].cpu().numpy())
+        true, other = self.pair_scores(batch["image"], self.scales(uniform))
+        size = len(true)
+        self.log(
+            f"{split}/loss", F.softplus(other - true).mean(), batch_size=size, sync_dist=True, prog_bar=True
+        )
+        self.log(f"{split}/accuracy", (true > other).float().mean(), batch_size=size, sync_dist=True)
+
+    @torch.no_grad()
+    def sample_panels(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Photos at several chroma scales, and the one that the ranker picks."""
+        image = batch["image"]
+        given = lightness(image)
+        scales = (0.25, 0.5, 1.0, 1.5, 2.0)
+        candidates = [transfer_chroma_exact(given, image, chroma_scale=scale) for scale in scales]
+        scores = torch.stack([self.ranker(candidate) for candidate in candidates])
+        picked = torch.stack(candidates)[scores.argmax(0), torch.arange(len(image))]
+        return {f"chroma x {s:g}": c for s, c in zip(scales, candidates, strict=True)} | {"picked": picked}
+
+    def export(self, folder: Path) -> None:
+        self.ranker.save_pretrained(folder / "ranker")
+
+    def load_export(self, folder: Path) -> None:
+        loaded = VividnessRanker.from_pretrained(folder / "ranker", use_safetensors=True)
+        self.ranker.load_state_dict(loaded.state_dict())
