@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from datamodules.decode import UnreadableImage
 from datamodules.moments_file import MomentsFile, sums_path, write
@@ -25,8 +26,13 @@ log = logging.getLogger(__name__)
 _NOT_IN_MOMENTS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 
 
+View = Callable[[Tensor], Tensor]
+
+
 class LatentCache(Callback):
     """Gives the training set its cached latents before the first step.
+
+    A method that names a `source_image` (a function of the photo, such as its grey copy) gets that one's latents too.
 
     The file's name holds a hash of the autoencoder's weights, dtype and settings and of the data (names, sizes, times
     and ends of the files, transform): a change of any of them makes a new file. It is written under a lock to a
@@ -61,13 +67,26 @@ class LatentCache(Callback):
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(self.folder)
+        dataset.moments = self._file(codec, dataset, pl_module.device)
+        source_image = getattr(pl_module, "source_image", None)
+        if source_image is not None:
+            dataset.source_moments = self._file(codec, dataset, pl_module.device, source_image)
+
+    def _file(
+        self, codec: LatentCodec, dataset: PhotoDataset, device: torch.device, view: View | None = None
+    ) -> MomentsFile:
+        """The whole file of the photos, or of what `view` makes of them; written if there is none."""
         photos = dataset.fingerprint()
-        path = self.folder / f"latents-{_fingerprint(codec, photos)}.npy"
+        name = "" if view is None else f"{view.__module__}.{view.__qualname__}"
+        path = self.folder / f"latents-{_fingerprint(codec, photos + name)}.npy"
         with _held(_lock_of(path), path.name):
             moments = _found(path)
             if moments is None:
-                log.info("encoding %d photos and their mirror images into %s", len(dataset), path.name)
-                write(path, self._encoded(codec, dataset, pl_module.device), len(dataset))
+                what = f" as {view.__name__}" if view is not None else ""
+                log.info(
+                    "encoding %d photos and their mirror images%s into %s", len(dataset), what, path.name
+                )
+                write(path, self._encoded(codec, dataset, device, view), len(dataset))
                 if dataset.fingerprint() != photos:
                     sums_path(path).unlink()
                     raise ValueError(
@@ -77,14 +96,15 @@ class LatentCache(Callback):
                 moments = MomentsFile(path)
         with suppress(OSError):  # another user's file
             os.utime(path)  # the time of its last use, for whoever deletes old ones
-        dataset.moments = moments
+        return moments
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the cache away again: another module may use the data set next."""
-        trainer.datamodule.train_dataset.moments = None
+        dataset = trainer.datamodule.train_dataset
+        dataset.moments = dataset.source_moments = None
 
     def _encoded(
-        self, codec: LatentCodec, dataset: PhotoDataset, device: torch.device
+        self, codec: LatentCodec, dataset: PhotoDataset, device: torch.device, view: View | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Moments in order, and which of them are of a photo that could be read."""
         size_px = dataset.transform.size_px
@@ -99,7 +119,9 @@ class LatentCache(Callback):
                         log.warning("%s; in training the next photo takes its place", error)
                         images.append(torch.zeros(3, size_px, size_px))
                         could_read.append(False)
-                yield codec.moments(torch.stack(images).to(device)).cpu().numpy(), np.array(could_read)
+                batch = torch.stack(images).to(device)
+                seen = batch if view is None else view(batch)
+                yield codec.moments(seen).cpu().numpy(), np.array(could_read)
 
 
 def _found(path: Path) -> MomentsFile | None:

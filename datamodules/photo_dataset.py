@@ -49,6 +49,7 @@ class PhotoItem(TypedDict):
     index: int
     skipped: str
     moments: NotRequired[Tensor]
+    source_moments: NotRequired[Tensor]
 
 
 class MomentsCache(Protocol):
@@ -132,6 +133,7 @@ class PhotoDataset(Dataset[PhotoItem]):
 
     Attributes:
         moments: None, or an object whose get(index, flip) gives the latent posterior of the image as it was flipped.
+        source_moments: The same of what a method starts from, such as the grey photo.
         reading: None, or in a loader's worker the table in which it notes what it reads.
     """
 
@@ -149,6 +151,7 @@ class PhotoDataset(Dataset[PhotoItem]):
         self.captions = [PhotoCaption()] * len(self.paths) if captions is None else list(captions)
         self.transform, self.seed = transform, seed
         self.moments: MomentsCache | None = None
+        self.source_moments: MomentsCache | None = None
         self.reading: ReadingTable | None = None
         self._stored = stored
 
@@ -230,6 +233,8 @@ class PhotoDataset(Dataset[PhotoItem]):
         item = PhotoItem(image=image, caption=caption, name=self.names[index], index=index, skipped=skipped)
         if self.moments is not None:
             item["moments"] = self.moments.get(index, flip)
+        if self.source_moments is not None:
+            item["source_moments"] = self.source_moments.get(index, flip)
         return item
 
     def _mixed_caption(self, index: int, draws: np.ndarray) -> str:

@@ -76,6 +76,10 @@ class BridgeSampler:
         self.num_steps = num_steps
         self.eta = eta
 
+    def with_steps(self, num_steps: int) -> "BridgeSampler":
+        """The same sampler with another number of steps."""
+        return BridgeSampler(solver=self.solver, num_steps=num_steps, eta=self.eta)
+
     def check(self, path: BridgePath) -> None:
         """Raises a ValueError where this sampler cannot walk the path, so that a method can ask before it trains."""
         if self.num_steps > path.num_timesteps:

@@ -64,6 +64,10 @@ class Sampler:
         self.num_steps = num_steps
         self.eta = eta
 
+    def with_steps(self, num_steps: int) -> "Sampler":
+        """The same sampler with another number of steps."""
+        return Sampler(solver=self.solver, num_steps=num_steps, eta=self.eta)
+
     def scheduler(self, objective: GaussianObjective) -> SchedulerMixin:
         """A fresh diffusers scheduler on the objective's path, as it is also exported."""
         cls, extra = SOLVERS[self.solver]

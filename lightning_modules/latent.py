@@ -170,14 +170,20 @@ class LatentModule(TranslationModule):
         sample = self.batch_positions(size)
         clean = self.latents(batch, randn(shape, self.step_generators(Stream.POSTERIOR, size)))
         noise = randn(shape, self.step_generators(Stream.NOISE, size))
-        timestep = self._timesteps(keyed_uniform(*self.step_key(Stream.TIMESTEP), sample=sample))
+        uniform = keyed_uniform(*self.step_key(Stream.TIMESTEP), sample=sample)
         dropped = keyed_uniform(*self.step_key(Stream.DROPOUT), sample=sample) < self.prompt_dropout
         captions = ["" if drop else text for text, drop in zip(batch["caption"], dropped, strict=True)]
-        noisy = self.path.corrupt(clean, noise, timestep)
-        pred = self.denoise(noisy, timestep, self.condition(batch, captions))
-        loss = self.objective.loss(pred, clean, noise, timestep).mean()
+        loss = self.losses(batch, captions, clean, noise, self.timesteps(uniform)).mean()
         self.log_training(loss)
         return loss
+
+    def losses(
+        self, batch: dict[str, Any], captions: list[str], clean: Tensor, noise: Tensor, timestep: Tensor
+    ) -> Tensor:
+        """Loss of each sample, float32 (B,), at given noise and timesteps."""
+        noisy = self.path.corrupt(clean, noise, timestep)
+        pred = self.denoise(noisy, timestep, self.condition(batch, captions))
+        return self.objective.loss(pred, clean, noise, timestep)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._log_loss(batch, "val")
@@ -193,11 +199,8 @@ class LatentModule(TranslationModule):
             generators(self.seed, Stream.NOISE, _VALIDATION, sample=index, device=self.device),
         )
         uniform = keyed_uniform(self.seed, Stream.TIMESTEP, _VALIDATION, sample=index)
-        clean, timestep = self.latents(batch), self._timesteps(uniform)
-        pred = self.denoise(
-            self.path.corrupt(clean, noise, timestep), timestep, self.condition(batch, batch["caption"])
-        )
-        loss = self.objective.loss(pred, clean, noise, timestep)
+        timestep = self.timesteps(uniform)
+        loss = self.losses(batch, batch["caption"], self.latents(batch), noise, timestep)
         self.log(f"{split}/loss", loss.mean(), batch_size=len(index), sync_dist=True, prog_bar=True)
         # The loss by quarter of the path (guided-diffusion's habit) shows what one mean hides.
         for quarter in range(4):
@@ -224,14 +227,20 @@ class LatentModule(TranslationModule):
             settings: steps, guidance, negative prompt and seed.
         """
         settings = settings or DrawSettings()
+        sources = self.sources(sample_ids, settings.seed)
+        return self.draw_from(randn(shape, sources), sources, condition, settings)
+
+    def draw_from(
+        self, start: Tensor, sources: list[torch.Generator], condition: Condition, settings: DrawSettings
+    ) -> Tensor:
+        """Latents (B, Z, h, w) drawn from a start (B, Z, h, w), with guidance; `sources` give further noise."""
         scale = self.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
-        noise, start = self.start_noise(shape, sample_ids, settings.seed)
         sampler = self.sampler
         if settings.num_steps is not None:
-            sampler = Sampler(solver=sampler.solver, num_steps=settings.num_steps, eta=sampler.eta)
+            sampler = sampler.with_steps(settings.num_steps)
         if scale == 1.0:
             return sampler(
-                lambda x, t: self.denoise(x, t, condition), noise, self.objective, generators=start
+                lambda x, t: self.denoise(x, t, condition), start, self.objective, generators=sources
             )
         negative = self.negative(condition, settings.negative_prompt)
 
@@ -239,18 +248,15 @@ class LatentModule(TranslationModule):
             pred, pred_negative = self.denoise_both(noisy, timestep, condition, negative)
             return guide(pred.float(), pred_negative.float(), scale=scale, rescale=self.guidance_rescale)
 
-        return sampler(guided, noise, self.objective, generators=start)
+        return sampler(guided, start, self.objective, generators=sources)
 
     def grid_px(self) -> int:
         """Sides of an image that the networks take are multiples of this many pixels."""
         return self.codec.downscale * 2 ** (len(self.parts.unet.config.block_out_channels) - 1)
 
-    def start_noise(
-        self, shape: tuple[int, int, int], sample_ids: list[int], seed: int
-    ) -> tuple[Tensor, list[torch.Generator]]:
-        """The start (B, Z, h, w) of each sample, and the generators that go on from there."""
-        sources = generators(seed, Stream.SAMPLE, sample=sample_ids, device=self.device)
-        return randn(shape, sources), sources
+    def sources(self, sample_ids: list[int], seed: int) -> list[torch.Generator]:
+        """What the noise of each drawn sample comes from."""
+        return generators(seed, Stream.SAMPLE, sample=sample_ids, device=self.device)
 
     def denoise_both(
         self, noisy: Tensor, timestep: Tensor, condition: Condition, negative: Condition
@@ -261,7 +267,8 @@ class LatentModule(TranslationModule):
         first, second = pred.chunk(2)
         return first, second
 
-    def _timesteps(self, uniform: np.ndarray) -> Tensor:
+    def timesteps(self, uniform: np.ndarray) -> Tensor:
+        """int64 (B,) on the path from numbers in [0, 1)."""
         steps = torch.from_numpy((uniform * self.path.num_timesteps).astype(np.int64))
         return steps.to(self.device, non_blocking=True)
 

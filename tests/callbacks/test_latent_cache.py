@@ -20,8 +20,11 @@ from PIL import Image
 from callbacks.latent_cache import LatentCache
 from datamodules.moments_file import MomentsFile, sums_path
 from datamodules.photos import PhotosDataModule
+from diffusion.bridge_paths import BridgePath
+from diffusion.bridge_samplers import BridgeSampler
 from diffusion.codec import LatentCodec
 from lightning_modules.colorize_controlnet import ColorizeControlNet
+from lightning_modules.diffusing_colors import DiffusingColors
 from tests.models import tiny_parts, tiny_settings, tiny_vae
 
 
@@ -41,19 +44,28 @@ class _Losses(L.Callback):
     def __init__(self) -> None:
         self.values: list[float] = []
         self.had_moments: list[bool] = []
+        self.had_source_moments: list[bool] = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.values.append(float(outputs["loss"]))
         self.had_moments.append("moments" in batch)
+        self.had_source_moments.append("source_moments" in batch)
 
 
 def data(photos: Path, **settings) -> PhotosDataModule:
     return PhotosDataModule(root=str(photos), size_px=16, batch_size=2, **settings)
 
 
-def train(photos: Path, tmp_path: Path, callbacks: list[L.Callback], steps: int = 8, **settings) -> _Losses:
+def diffusing_colors() -> DiffusingColors:
+    sampler = BridgeSampler(num_steps=2)
+    return DiffusingColors(parts=tiny_parts(), path=BridgePath(), **tiny_settings(sampler=sampler))
+
+
+def train(
+    photos: Path, tmp_path: Path, callbacks: list[L.Callback], steps: int = 8, make=None, **settings
+) -> _Losses:
     torch.manual_seed(0)
-    module = ColorizeControlNet(parts=tiny_parts(), **tiny_settings())
+    module = make() if make else ColorizeControlNet(parts=tiny_parts(), **tiny_settings())
     losses = _Losses()
     trainer = L.Trainer(
         max_steps=steps,
@@ -81,6 +93,16 @@ def test_cached_training_equals_uncached_with_flips(photos, tmp_path):
         np.testing.assert_allclose(cached.values, plain.values, rtol=0, atol=1e-6)
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 2  # the data and its checksums
     assert not any(plain.had_moments)
+
+
+def test_the_source_of_a_bridge_is_cached_too(photos, tmp_path):
+    plain = train(photos, tmp_path, [], make=diffusing_colors)
+    for _ in range(2):
+        cache = LatentCache(folder=str(tmp_path / "cache"), batch_size=4)
+        cached = train(photos, tmp_path, [cache], make=diffusing_colors)
+        assert all(cached.had_source_moments)
+        np.testing.assert_allclose(cached.values, plain.values, rtol=0, atol=1e-6)
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 4  # photos, grey photos and the checksums of both
 
 
 def test_stored_moments_are_the_codecs_for_both_directions(photos, tmp_path):

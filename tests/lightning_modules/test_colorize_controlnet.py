@@ -8,6 +8,7 @@ from diffusers import StableDiffusionControlNetPipeline
 
 from color.lab import grey_image, lightness, rgb_to_lab
 from diffusion.samplers import Sampler
+from diffusion.seeding import randn
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.colorize_controlnet import ColorizeControlNet
 from lightning_modules.requests import DrawSettings
@@ -134,7 +135,7 @@ def test_plain_diffusers_draws_the_same_pixels_from_the_export(tmp_path):
     noise_ids = [3, 4]
     latent = module.draw(condition, (4, 8, 8), noise_ids, settings)
     ours = module.codec.decode(latent)
-    start = module.start_noise((4, 8, 8), noise_ids, settings.seed)[0]
+    start = randn((4, 8, 8), module.sources(noise_ids, settings.seed))
     theirs = pipe(
         captions,
         image=given,
@@ -182,7 +183,7 @@ def test_a_stable_diffusion_folder_serves_as_base_and_exports_its_pixels(tmp_pat
     theirs = pipe(
         captions,
         image=given,
-        latents=module.start_noise((4, 8, 8), ids, settings.seed)[0],
+        latents=randn((4, 8, 8), module.sources(ids, settings.seed)),
         num_inference_steps=3,
         guidance_scale=2.0,
         output_type="pt",

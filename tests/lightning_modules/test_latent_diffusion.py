@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from diffusion.seeding import randn
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.requests import DrawSettings, PredictRequest
 from networks.latent_diffusion_parts import LatentDiffusionParts
@@ -131,7 +132,7 @@ def test_plain_diffusers_draws_the_same_pixels_from_the_export(tmp_path, base, s
     theirs = pipe(
         captions,
         negative_prompt=["grey"] * 2 if guidance > 1 else None,
-        latents=module.start_noise((4, 8, 8), ids, settings.seed)[0],
+        latents=randn((4, 8, 8), module.sources(ids, settings.seed)),
         num_inference_steps=4,
         guidance_scale=guidance,
         height=side,
