@@ -20,6 +20,7 @@ class Stream(IntEnum):
     DROPOUT = 4
     SAMPLE = 5
     NETWORK = 6
+    HINT = 7
 
 
 def _mix(state: np.ndarray) -> np.ndarray:

@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from color.lab import grey_image, lightness
+from color.hints import NUM_HINT_CHANNELS, NUM_RANDOM, hint_map, no_hints, random_known
+from color.lab import grey_image, lightness, rgb_to_lab
 from diffusion.bridge_objectives import BridgeObjective, BridgePrediction, BridgeWeighting, Norm
 from diffusion.bridge_paths import BridgePath
 from diffusion.bridge_samplers import BridgeSampler
+from diffusion.seeding import Stream, keyed_uniform
 from lightning_modules.colorizer import Colorizer
 from lightning_modules.latent import Condition
 from lightning_modules.requests import DrawSettings
@@ -34,10 +37,12 @@ class DiffusingColors(Colorizer):
         norm: of the error: l2 or l1.
         sees_source: give the U-Net the grey latent too, in further input channels that start at zero weight; on a noisy
             path the latent at hand shows the grey one only in part.
+        hint_prob: probability that a training sample shows some patches of its true colour, which teaches the U-Net to
+            take a user's hints, in three further input channels; 0 leaves the channels out.
         settings: as Colorizer.
 
     Raises:
-        ValueError: a sampler that cannot walk the path.
+        ValueError: a sampler that cannot walk the path, or no probability.
     """
 
     path: BridgePath  # type: ignore[assignment]
@@ -52,15 +57,19 @@ class DiffusingColors(Colorizer):
         bridge_weighting: BridgeWeighting = "uniform",
         norm: Norm = "l2",
         sees_source: bool = False,
+        hint_prob: float = 0.0,
         **settings: Any,
     ) -> None:
         super().__init__(sampler=sampler, **settings)
+        if not 0 <= hint_prob <= 1:
+            raise ValueError(f"module.hint_prob is {hint_prob}; expected a probability in [0, 1]")
         sampler.check(path)
         self.path = path
         self.objective = BridgeObjective(path, prediction=prediction, weighting=bridge_weighting, norm=norm)
         self.sees_source = sees_source
-        if sees_source:
-            widen_input(self.parts.unet, 2 * self.codec.num_channels)
+        self.hint_prob = hint_prob
+        num_extra = sees_source * self.codec.num_channels + (hint_prob > 0) * NUM_HINT_CHANNELS
+        widen_input(self.parts.unet, self.codec.num_channels + num_extra)
         self.freeze_all_but_trained()
 
     def trained_networks(self) -> list[nn.Module]:
@@ -71,8 +80,29 @@ class DiffusingColors(Colorizer):
     ) -> Tensor:
         source = self.source_latents(batch)
         noisy = self.path.corrupt(clean, source, noise, timestep)
-        pred = self.denoise(noisy, timestep, Condition(self.embed(captions), source))
+        hints = self.training_hints(batch["image"]) if self.training and self.hint_prob else None
+        pred = self.denoise(noisy, timestep, self.walk_condition(captions, source, hints))
         return self.objective.loss(pred, clean, source, noise, timestep)
+
+    def walk_condition(self, captions: list[str], source: Tensor, hints: Tensor | None = None) -> Condition:
+        """The prompts, and what the U-Net sees beside x_t: the source (B, Z, h, w) and the hints (B, 3, h, w)."""
+        seen = [source] if self.sees_source else []
+        if self.hint_prob:
+            size = (source.shape[-2], source.shape[-1])
+            seen.append(no_hints(len(source), size, device=source.device) if hints is None else hints)
+        return Condition(self.embed(captions), torch.cat(seen, dim=1) if seen else None)
+
+    def training_hints(self, image: Tensor) -> Tensor:
+        """Random patches of the true colours for a share `hint_prob` of the images (B, 3, H, W), none for the others."""
+        key, positions = self.step_key(Stream.HINT), self.batch_positions(len(image))
+        numbers = NUM_RANDOM + 1
+        sample = (positions[:, None] * numbers + np.arange(numbers)).ravel()
+        uniform = keyed_uniform(*key, sample=sample).reshape(len(image), numbers)
+        height, width = image.shape[-2:]
+        known = random_known(uniform[:, 1:], (height, width))
+        known[uniform[:, 0] >= self.hint_prob] = 0
+        size = (height // self.codec.downscale, width // self.codec.downscale)
+        return hint_map(rgb_to_lab(image)[:, 1:], known.to(image.device), size=size)
 
     def source_latents(self, batch: dict[str, Any]) -> Tensor:
         """Latents (B, Z, h, w) of the grey photos, from the cached moments where the batch has them."""
@@ -86,10 +116,7 @@ class DiffusingColors(Colorizer):
         return grey_image(lightness(image))
 
     def denoise(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        given = noisy
-        if self.sees_source:
-            assert condition.cond is not None
-            given = torch.cat([noisy, condition.cond], dim=1)
+        given = noisy if condition.cond is None else torch.cat([noisy, condition.cond], dim=1)
         return self.parts.unet(given, timestep, condition.context).sample
 
     def draw_colors(
@@ -100,7 +127,7 @@ class DiffusingColors(Colorizer):
             settings = replace(settings, guidance_scale=1.0)  # both branches would be the same
         source = self.codec.encode(grey_image(given))
         generators = self.sources(sample_ids, settings.seed)
-        return self.draw_from(source, generators, Condition(self.embed(captions), source), settings)
+        return self.draw_from(source, generators, self.walk_condition(captions, source), settings)
 
     def export(self, folder: Path) -> None:
         """Writes the parts as diffusers loads them one by one; no pipeline of diffusers walks a bridge."""

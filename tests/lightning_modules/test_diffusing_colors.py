@@ -114,6 +114,28 @@ def test_training_moves_the_unet_alone_and_cached_moments_do_the_same(fit):
     assert not torch.equal(module.parts.unet.conv_in.weight, make().parts.unet.conv_in.weight)
 
 
+def test_hints_are_learned_in_a_share_of_the_samples_alone(fit):
+    image = astronaut_batch()["image"].repeat(16, 1, 1, 1)
+    module = make(hint_prob=0.5)
+    fit(module, photo_batch(), steps=1)
+    hints = module.training_hints(image)
+    assert hints.shape == (64, 3, 8, 8)
+    told = hints[:, 2].flatten(1).amax(1)
+    assert 16 < told.sum() < 48
+    assert torch.equal(hints, module.training_hints(image))
+    true = torch.nn.functional.avg_pool2d(rgb_to_lab(image)[:, 1:], 4) / 50
+    whole = hints[:, 2] > 0
+    assert (hints[:, :2] - true).abs().mean(1)[whole].mean() < 0.1
+    assert hints[:, :2].abs().mean(1)[~whole].max() == 0
+
+
+def test_without_hints_the_extra_channels_change_nothing_before_training():
+    given = lightness(photo_batch()["image"])
+    assert torch.equal(make().colorize(given, [""] * 4, IDS), make(hint_prob=0.5).colorize(given, [""] * 4, IDS))
+    with pytest.raises(ValueError, match=r"module.hint_prob is 2; expected a probability"):
+        make(hint_prob=2)
+
+
 def test_a_photo_of_any_size_is_coloured_at_its_own(tmp_path):
     photo = torch.randint(0, 256, (3, 45, 70), dtype=torch.uint8)
     results = make(1.0).predict_photo(photo, PredictRequest(number=0, num_samples=2, short_px=32))

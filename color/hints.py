@@ -1,0 +1,67 @@
+"""Colours that a user gives for some pixels, as a sparse map that a network takes, and random ones to learn from.
+
+Shapes: B batch, H/W pixels, h/w cells of the map, K random numbers.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# a, b, and whether they are known.
+NUM_HINT_CHANNELS = 3
+# ab / 50 is of the size of the latents that it stands beside.
+_AB_UNIT = 50.0
+# A sample shows 1 patch or more, each further one with this probability, of a side up to this share of the image's.
+_NEXT_PATCH_PROB, _MAX_PATCHES, _MAX_SIDE = 7 / 8, 32, 0.15
+
+# What `random_known` takes for each image: how many patches, and their places and sizes.
+NUM_RANDOM = 1 + 3 * _MAX_PATCHES
+
+
+def hint_map(ab: Tensor, known: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """The mean of the known ab in each cell, over 50, and whether anything is known there; zeros elsewhere.
+
+    Args:
+        ab: (B, 2, H, W) CIELAB a* and b*.
+        known: (B, 1, H, W) how much each pixel counts, in [0, 1].
+        size: (h, w) of the map, no larger than (H, W).
+
+    Returns:
+        (B, 3, h, w).
+    """
+    weight = known.to(ab.dtype)
+    share = F.adaptive_avg_pool2d(weight, size)
+    mean = F.adaptive_avg_pool2d(ab * weight, size) / share.clamp_min(1e-12)
+    return torch.cat([mean / _AB_UNIT, torch.ones_like(share)], dim=1) * (share > 0)
+
+
+def no_hints(batch_size: int, size: tuple[int, int], *, device: torch.device | str = "cpu") -> Tensor:
+    """The map (B, 3, h, w) of images of which no colour is known."""
+    return torch.zeros(batch_size, NUM_HINT_CHANNELS, *size, device=device)
+
+
+def random_known(uniform: np.ndarray, size_px: tuple[int, int]) -> Tensor:
+    """Square patches as a user might point at: many or few, small or larger, anywhere.
+
+    Args:
+        uniform: (B, NUM_RANDOM) numbers in [0, 1).
+        size_px: (H, W).
+
+    Returns:
+        (B, 1, H, W) zeros and ones; each image has at least one known pixel.
+    """
+    height, width = size_px
+    count = 1 + np.floor(np.log1p(-uniform[:, :1]) / np.log(_NEXT_PATCH_PROB))
+    used = torch.from_numpy(np.arange(_MAX_PATCHES) < count)
+    numbers = torch.from_numpy(uniform[:, 1:]).float().unflatten(1, (_MAX_PATCHES, 3))
+    half = 0.5 + numbers[..., 2] * _MAX_SIDE / 2 * min(height, width)
+
+    def near(position: Tensor, side: int) -> Tensor:
+        distance = torch.arange(side) + 0.5 - (position * side).floor()[..., None] - 0.5
+        return distance.abs() < half[..., None]
+
+    rows, columns = near(numbers[..., 0], height), near(numbers[..., 1], width)
+    # (B, K, H) and (B, K, W): a pixel is known if some patch has both its row and its column.
+    overlaps = torch.einsum("bkh,bkw->bhw", (rows & used[..., None]).float(), columns.float())
+    return (overlaps > 0).float()[:, None]
