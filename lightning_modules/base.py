@@ -45,6 +45,8 @@ class TranslationModule(L.LightningModule):
         self._num_warmup_steps = num_warmup_steps
         self.seed = seed
         self._compile = compile
+        self._lr: float | None = None  # as configured, and of the checkpoint that the run resumes
+        self._lr_before: float | None = None
         self.loss_terms: dict[
             str, Tensor
         ] = {}  # of the last step, where the loss is a sum; guards name the bad one
@@ -105,6 +107,7 @@ class TranslationModule(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
+        self._lr = optimizer.defaults.get("lr")
         schedule = get_scheduler(
             # diffusers' plain "constant" would ignore the warm-up.
             "constant_with_warmup" if self._lr_schedule == "constant" else self._lr_schedule,
@@ -113,6 +116,19 @@ class TranslationModule(L.LightningModule):
             num_training_steps=int(self.trainer.estimated_stepping_batches),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Applies a learning rate that was changed since the checkpoint: its optimiser state brings the old one along."""
+        before, self._lr_before = self._lr_before, None
+        if not before or self._lr is None or before == self._lr:
+            return
+        # A factor, so that the schedule, and what callbacks.spike_guard lowered, stay as they are.
+        factor = self._lr / before
+        for group in (group for optimizer in self.trainer.optimizers for group in optimizer.param_groups):
+            group["lr"] *= factor
+            group["initial_lr"] *= factor
+        for config in self.trainer.lr_scheduler_configs:
+            config.scheduler.base_lrs = [rate * factor for rate in config.scheduler.base_lrs]
 
     # ---- randomness
 
@@ -161,6 +177,7 @@ class TranslationModule(L.LightningModule):
         frozen = {name for name, p in named if not p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
         checkpoint["module_class"] = type(self).__name__
+        checkpoint["configured_lr"] = self._lr
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         found = checkpoint.get("module_class")
@@ -169,6 +186,7 @@ class TranslationModule(L.LightningModule):
                 f"the checkpoint is of {found}, but this experiment is {type(self).__name__}; "
                 "give a checkpoint of the same experiment"
             )
+        self._lr_before = checkpoint.get("configured_lr")
         wanted = {name for name, p in self.named_parameters() if p.requires_grad}
         given = checkpoint["state_dict"]
         own = self.state_dict()

@@ -19,7 +19,7 @@ class _Repeated(torch.utils.data.Dataset):
 
 @pytest.fixture
 def fit(tmp_path):
-    def run(module, batch, steps, **options):
+    def run(module, batch, steps, ckpt_path=None, **options):
         trainer = L.Trainer(
             max_steps=steps,
             accelerator="cpu",
@@ -32,7 +32,7 @@ def fit(tmp_path):
             **options,
         )
         loader = DataLoader(_Repeated(batch, steps * 4), batch_size=None)
-        trainer.fit(module, loader)
+        trainer.fit(module, loader, ckpt_path=ckpt_path)
         return trainer
 
     return run

@@ -39,6 +39,28 @@ def test_a_checkpoint_holds_the_trained_weights_alone(fit, tmp_path):
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def with_rate(rate: float) -> ColorizeControlNet:
+    return colorizer(
+        optimizer=lambda p: torch.optim.AdamW(p, lr=rate), lr_schedule="constant", num_warmup_steps=2
+    )
+
+
+def test_a_resumed_run_takes_a_changed_learning_rate_at_its_place_in_the_schedule(fit, tmp_path):
+    trainer = fit(with_rate(1e-3), photo_batch(), steps=4)
+    trainer.optimizers[0].param_groups[0]["initial_lr"] *= 0.5  # as a rollback leaves it
+    trainer.lr_scheduler_configs[0].scheduler.base_lrs = [0.5e-3]
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    rates = {}
+    for rate in (1e-3, 1e-4):
+        module = with_rate(rate)
+        trainer = fit(module, photo_batch(), steps=8, ckpt_path=tmp_path / "a.ckpt")
+        rates[rate] = [group["initial_lr"] for group in trainer.optimizers[0].param_groups]
+        rates[rate] += trainer.lr_scheduler_configs[0].scheduler.get_last_lr()
+        assert trainer.global_step == 8
+    assert rates[1e-3] == pytest.approx([0.5e-3] * 2)
+    assert rates[1e-4] == pytest.approx([rate / 10 for rate in rates[1e-3]])
+
+
 @pytest.mark.parametrize("other", [LatentDiffusion, Autoencoder])
 def test_a_checkpoint_of_another_experiment_is_refused(other):
     torch.manual_seed(0)
