@@ -3,6 +3,7 @@
 import re
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -151,13 +152,37 @@ def decode_image(path: Path, max_pixels: int, *, min_side_px: int | None = None)
     Raises:
         UnreadableImage: If the file is missing, truncated, too large or no image.
     """
+    return _decode(path, max_pixels, _to_rgb, min_side_px)
+
+
+def decode_rgba(path: Path, max_pixels: int) -> Tensor:
+    """Upright picture of a file with transparency, uint8 (4, H, W): colours as they are, and their opacity.
+
+    Raises:
+        UnreadableImage: As `decode_image`, and if the file has no transparency.
+    """
+
+    def to_rgba(image: Image.Image) -> Image.Image:
+        if not image.has_transparency_data:
+            raise UnreadableImage(path, "it has no transparency")
+        return image.convert("RGBA")
+
+    return _decode(path, max_pixels, to_rgba)
+
+
+def _decode(
+    path: Path,
+    max_pixels: int,
+    convert: Callable[[Image.Image], Image.Image],
+    min_side_px: int | None = None,
+) -> Tensor:
     try:
         with _open(path, max_pixels) as image:
             _check_header(image, path, max_pixels)
             if min_side_px is not None:
                 image.draft(None, (min_side_px, min_side_px))
             image.load()
-            array = np.array(_to_rgb(ImageOps.exif_transpose(image)))
+            array = np.array(convert(ImageOps.exif_transpose(image)))
     except UnreadableImage:
         raise
     except Exception as error:
