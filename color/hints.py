@@ -1,12 +1,16 @@
 """Colours that a user gives for some pixels, as a sparse map that a network takes, and random ones to learn from.
 
-Shapes: B batch, H/W pixels, h/w cells of the map, K random numbers.
+Shapes: B batch, H/W pixels, h/w cells of the map, K random numbers, N known pixels.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from color.lab import rgb_to_lab
 
 # a, b, and whether they are known.
 NUM_HINT_CHANNELS = 3
@@ -17,6 +21,47 @@ _NEXT_PATCH_PROB, _MAX_PATCHES, _MAX_SIDE = 7 / 8, 32, 0.15
 
 # What `random_known` takes for each image: how many patches, and their places and sizes.
 NUM_RANDOM = 1 + 3 * _MAX_PATCHES
+
+
+# Known pixels of a large photo are converted so many at a time.
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class KnownColors:
+    """Colours at some pixels of a photo; what is not known takes no memory.
+
+    Args:
+        index: int64 (N,) which pixels, counted row by row; in any order, one may occur twice.
+        color: uint8 (N, 3) sRGB, of which a* and b* alone count.
+        size_px: (H, W) of the photo.
+    """
+
+    index: Tensor
+    color: Tensor
+    size_px: tuple[int, int]
+
+
+def known_map(known: KnownColors, *, size: tuple[int, int]) -> Tensor:
+    """The map (1, 3, h, w) of a user's colours: each pixel counts in the cell (h, w) that holds its centre.
+
+    As `hint_map` of the whole photo wherever its sides are multiples of the map's, in the memory of the known pixels. A
+    photo with fewer pixels than the map has cells fills all cells that a pixel covers.
+    """
+    height, width = known.size_px
+    rows, columns = min(size[0], height), min(size[1], width)
+    sums = torch.zeros(rows * columns, NUM_HINT_CHANNELS, dtype=torch.float64)
+    for index, color in zip(known.index.split(_CHUNK), known.color.split(_CHUNK), strict=True):
+        ab = rgb_to_lab(color.T[None, :, None] / 255)[0, 1:, 0].T
+        # Whole numbers: (2 r + 1) / (2 H) is the centre of row r.
+        row = (2 * (index // width) + 1) * rows // (2 * height)
+        column = (2 * (index % width) + 1) * columns // (2 * width)
+        sums.index_add_(
+            0, row * columns + column, torch.cat([ab, torch.ones_like(ab[:, :1])], dim=1).double()
+        )
+    mean = sums[:, :2] / sums[:, 2:].clamp_min(1) / _AB_UNIT
+    found = torch.cat([mean, (sums[:, 2:] > 0).double()], dim=1).float()
+    return F.interpolate(found.T.reshape(1, NUM_HINT_CHANNELS, rows, columns), size=size, mode="nearest")
 
 
 def hint_map(ab: Tensor, known: Tensor, *, size: tuple[int, int]) -> Tensor:

@@ -21,6 +21,7 @@ class Stream(IntEnum):
     SAMPLE = 5
     NETWORK = 6
     HINT = 7
+    REGION = 8
 
 
 def _mix(state: np.ndarray) -> np.ndarray:

@@ -12,15 +12,16 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from color.hints import NUM_HINT_CHANNELS, NUM_RANDOM, hint_map, no_hints, random_known
+from color.hints import NUM_HINT_CHANNELS, NUM_RANDOM, hint_map, known_map, no_hints, random_known
 from color.lab import grey_image, lightness, rgb_to_lab
+from color.regions import region_share
 from diffusion.bridge_objectives import BridgeObjective, BridgePrediction, BridgeWeighting, Norm
 from diffusion.bridge_paths import BridgePath
-from diffusion.bridge_samplers import BridgeSampler
-from diffusion.seeding import Stream, keyed_uniform
+from diffusion.bridge_samplers import AfterStep, BridgeSampler
+from diffusion.seeding import Stream, generators, keyed_uniform, randn
 from lightning_modules.colorizer import Colorizer
 from lightning_modules.latent import Condition
-from lightning_modules.requests import DrawSettings
+from lightning_modules.requests import DrawSettings, Edits
 
 
 class DiffusingColors(Colorizer):
@@ -122,12 +123,88 @@ class DiffusingColors(Colorizer):
     def draw_colors(
         self, given: Tensor, captions: list[str], sample_ids: list[int], settings: DrawSettings | None = None
     ) -> Tensor:
-        settings = settings or DrawSettings()
+        source = self.codec.encode(grey_image(given))
+        condition = self.walk_condition(captions, source)
+        return self.walk_back(source, captions, sample_ids, settings or DrawSettings(), condition)
+
+    def draw_edited(
+        self, image: Tensor, captions: list[str], sample_ids: list[int], settings: DrawSettings, edits: Edits
+    ) -> Tensor:
+        """As Colorizer.draw_edited: hints reach the U-Net, and outside the region the latents keep to the photo's own."""
+        self.check_edits(hints=edits.hints is not None, start=edits.start)
+        source = self.codec.encode(self.source_image(image))
+        hints = None
+        if edits.hints is not None:
+            size = (source.shape[-2], source.shape[-1])
+            hints = known_map(edits.hints, size=size).to(source.device).expand(len(source), -1, -1, -1)
+        walk = self.edited_walk(image, source, sample_ids, settings.seed, edits)
+        condition = self.walk_condition(captions, source, hints)
+        return self.walk_back(source, captions, sample_ids, settings, condition, **walk)
+
+    def walk_back(
+        self,
+        source: Tensor,
+        captions: list[str],
+        sample_ids: list[int],
+        settings: DrawSettings,
+        condition: Condition,
+        **walk: Any,
+    ) -> Tensor:
+        """The colour latents (B, Z, h, w) at the end of the walk from grey latents; `walk` as in `draw_from`."""
         if not any(captions) and not settings.negative_prompt:
             settings = replace(settings, guidance_scale=1.0)  # both branches would be the same
-        source = self.codec.encode(grey_image(given))
-        generators = self.sources(sample_ids, settings.seed)
-        return self.draw_from(source, generators, self.walk_condition(captions, source), settings)
+        return self.draw_from(source, self.sources(sample_ids, settings.seed), condition, settings, **walk)
+
+    def edited_walk(
+        self, image: Tensor, source: Tensor, sample_ids: list[int], seed: int, edits: Edits
+    ) -> dict[str, Any]:
+        """The sampler's arguments for a walk that starts at the photo's own colours or leaves a region."""
+        if edits.region is None and edits.start == 1:
+            return {}
+        own = self.codec.encode(image)
+        walk: dict[str, Any] = {} if edits.start == 1 else {"start": edits.start, "current": own}
+        if edits.region is not None:
+            share = region_share(edits.region, (source.shape[-2], source.shape[-1])).to(source.device)
+            # Noise of its own: the sampler's draws inside the region stay what they are without one.
+            outside = generators(seed, Stream.REGION, sample=sample_ids, device=source.device)
+            walk["after_step"] = self.keep_outside(own, source, share, randn(source.shape[1:], outside))
+            if edits.start < 1:
+                level = self.path.level(self.path.nearest(edits.start))
+                walk["current"] = torch.lerp(self.path.mix(own, source, level), own, share)
+        return walk
+
+    def keep_outside(self, own: Tensor, source: Tensor, share: Tensor, noise: Tensor) -> AfterStep:
+        """Holds what lies outside a region on the path from the photo's own latents to the source.
+
+        Args:
+            own: latents (B, Z, h, w) of the photo with the colours that it has.
+            source: (B, Z, h, w).
+            share: (1, 1, h, w) of the region, 1 inside and 0 outside.
+            noise: (B, Z, h, w), the same at every level.
+        """
+
+        def keep(x: Tensor, level: float) -> Tensor:
+            known = self.path.mix(own, source, level) + self.path.std(level) * noise
+            return torch.lerp(known, x, share)
+
+        return keep
+
+    def check_edits(self, *, hints: bool, start: float) -> None:
+        if hints and not self.hint_prob:
+            raise ValueError(
+                "hints= needs a model that has learned from hints, and this one was trained with module.hint_prob=0; give a "
+                "prompt=, or train with module.hint_prob=0.5"
+            )
+        if start != 1 and self.path.num_timesteps == 1:
+            raise ValueError(
+                f"start={start:g} needs a walk of many steps, and this model goes from grey to colour in one "
+                "(module.path.num_timesteps=1); leave it out"
+            )
+
+    def is_deterministic(self, settings: DrawSettings, edits: Edits) -> bool:
+        num_steps = settings.num_steps or self.sampler.num_steps
+        # A single step from the source adds no noise: it ends on the clean estimate.
+        return self.path.noise_scale == 0 or (num_steps == 1 and edits.start == 1)
 
     def export(self, folder: Path) -> None:
         """Writes the parts as diffusers loads them one by one; no pipeline of diffusers walks a bridge."""

@@ -231,16 +231,24 @@ class LatentModule(TranslationModule):
         return self.draw_from(randn(shape, sources), sources, condition, settings)
 
     def draw_from(
-        self, start: Tensor, sources: list[torch.Generator], condition: Condition, settings: DrawSettings
+        self,
+        start: Tensor,
+        sources: list[torch.Generator],
+        condition: Condition,
+        settings: DrawSettings,
+        **walk: Any,
     ) -> Tensor:
-        """Latents (B, Z, h, w) drawn from a start (B, Z, h, w), with guidance; `sources` give further noise."""
+        """Latents (B, Z, h, w) drawn from a start (B, Z, h, w), with guidance; `sources` give further noise.
+
+        `walk` goes to the sampler: BridgeSampler takes start, current and after_step.
+        """
         scale = self.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
         sampler = self.sampler
         if settings.num_steps is not None:
             sampler = sampler.with_steps(settings.num_steps)
         if scale == 1.0:
             return sampler(
-                lambda x, t: self.denoise(x, t, condition), start, self.objective, generators=sources
+                lambda x, t: self.denoise(x, t, condition), start, self.objective, generators=sources, **walk
             )
         negative = self.negative(condition, settings.negative_prompt)
 
@@ -248,7 +256,7 @@ class LatentModule(TranslationModule):
             pred, pred_negative = self.denoise_both(noisy, timestep, condition, negative)
             return guide(pred.float(), pred_negative.float(), scale=scale, rescale=self.guidance_rescale)
 
-        return sampler(guided, start, self.objective, generators=sources)
+        return sampler(guided, start, self.objective, generators=sources, **walk)
 
     def grid_px(self) -> int:
         """Sides of an image that the networks take are multiples of this many pixels."""

@@ -49,6 +49,17 @@ class VividnessRanker(ModelMixin, ConfigMixin):
         return self.head(torch.cat([features, moments], dim=1)).squeeze(1)
 
 
+@torch.no_grad()
+def best_candidates(ranker: nn.Module, candidates: Tensor) -> Tensor:
+    """Which of K candidates of each photo a ranker scores highest: int64 (B,).
+
+    Args:
+        ranker: images (B, 3, H, W) in [0, 1] -> scores (B,), such as VividnessRanker or ClipVividness.
+        candidates: (K, B, 3, H, W) in [0, 1]; one of the K is scored at a time.
+    """
+    return torch.stack([ranker(images).float() for images in candidates]).argmax(0)
+
+
 class ClipVividness(nn.Module):
     """Scores images by CLIP (Radford et al. 2021): how much nearer a photo is to one text than to others.
 

@@ -1,0 +1,51 @@
+"""A region of a photo that takes new colours, while all outside keeps what it has.
+
+Shapes: H/W pixels, h/w cells.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from color.gamut import clip_chroma
+from color.lab import rgb_to_lab
+
+_STRIP_PX = 256
+
+
+@torch.no_grad()
+def blend_chroma(photo: Tensor, colored: Tensor, region: Tensor) -> Tensor:
+    """The coloured photo inside a region and the photo itself outside, both bit for bit.
+
+    Between the two ab is mixed by the region's grey value and L* is the photo's; those pixels alone are converted.
+
+    Args:
+        photo: uint8 (3, H, W).
+        colored: uint8 (3, H, W).
+        region: uint8 (H, W), 255 inside, 0 outside.
+
+    Returns:
+        uint8 (3, H, W).
+    """
+    result = torch.where(region > 0, colored, photo)
+    for start in range(0, len(region), _STRIP_PX):
+        strip = region[start : start + _STRIP_PX]
+        row, column = ((strip > 0) & (strip < 255)).nonzero(as_tuple=True)
+        if len(row):
+            place = (slice(None), row + start, column)
+            result[place] = _mixed(photo[place], colored[place], strip[row, column])
+    return result
+
+
+def region_share(region: Tensor, size: tuple[int, int]) -> Tensor:
+    """How much of each cell lies inside a region uint8 (H, W): (1, 1, h, w) in [0, 1], exactly 1 where all does."""
+    # In 8 bits, without a float copy of a large photo.
+    small = F.interpolate(region[None, None], size=size, mode="bilinear", antialias=True)
+    return small.float() / 255
+
+
+def _mixed(photo: Tensor, colored: Tensor, share: Tensor) -> Tensor:
+    """Pixels uint8 (3, N) with the photo's L* and ab on the way from the photo's to the coloured one's."""
+    own, new = (rgb_to_lab(pixels[None, :, None] / 255) for pixels in (photo, colored))
+    ab = torch.lerp(own[:, 1:], new[:, 1:], share / 255)
+    return (clip_chroma(torch.cat([own[:, :1], ab], dim=1))[0, :, 0] * 255).round().byte()
