@@ -94,7 +94,7 @@ def demo(options: DemoOptions, overrides: Sequence[str]) -> Path:
     runs_first = dict(sorted(figures.items(), key=lambda row: row[0] not in COLUMNS.values()))
     # More steps draw one of many plausible colourings, one step their average.
     before, vivid = str(folder / "before"), str(folder / "vivid")
-    predict(PredictOptions(run=SHIPPED, input=before, output=vivid, steps=VIVID_STEPS, chroma=1.0))
+    predict(PredictOptions(run=SHIPPED, input=before, output=vivid, steps=VIVID_STEPS, chroma="1"))
     page = write_page(folder, list(photos), runs_first, shown(command))
     _say(f"open {page} in a browser")
     return page

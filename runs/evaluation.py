@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from metrics.colorization import ColorizationMetrics, ColorizationProtocol
 from metrics.per_image import Summary
 from runs.build import build
 from runs.config import stamp
+from runs.edits import EditWords
 from runs.folder import write_text
 from runs.load import Run, load_run
 from runs.options import option
 from runs.prediction import pick_device
 from runs.reading import with_datamodule
+from runs.vividness import chosen_by, chroma_scale, load_ranker
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,13 @@ class EvaluateOptions:
     weights_dir: str | None = option("folder with SqueezeNet weights", None)
     steps: int | None = option("network evaluations; the run's own if not given", None)
     guidance: float | None = option("guidance scale; the run's own if not given", None)
-    chroma: float | None = option("of a colorizer: 0 grey, 1 as drawn; the run's own if not given", None)
+    chroma: str | None = option(
+        "of a colorizer: 0 grey, 1 as drawn, auto = what the ranker picks; the run's own if not given", None
+    )
+    ranker: str | None = option(
+        "for chroma=auto: a run of vividness_ranker, or clip:FOLDER_OR_HUB_ID; vividness_ranker if not given",
+        None,
+    )
     negative_prompt: str = option("text that guidance pushes away from", "")
     seed: int = option("of the noise", 0)
     limit: int | None = option("first so many images of the split; all if not given", None)
@@ -71,6 +79,7 @@ def evaluate(options: EvaluateOptions, overrides: list[str]) -> Path:
             f"limit={options.limit} leaves no image to measure; give at least 1, or leave it out"
         )
     protocol = _protocol(options)
+    scale = chroma_scale(options.chroma, options.ranker)
     run = load_run(options.run)
     config = _as_measured(with_datamodule(run.config, overrides), protocol)
     module = run.module.to(pick_device(options.device))
@@ -82,9 +91,11 @@ def evaluate(options: EvaluateOptions, overrides: list[str]) -> Path:
         guidance_scale=options.guidance,
         negative_prompt=options.negative_prompt,
         seed=options.seed,
-        chroma_scale=options.chroma,
+        chroma_scale=scale,
+        ranker=load_ranker(options.chroma, options.ranker, module.device),
         short_px=int(run.config["datamodule"]["size_px"]),
     )
+    EditWords().check_module(module, settings, 1)
 
     folder = Path(options.output or f"outputs/evaluate/{_name(run)}/{stamp()}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +116,7 @@ def evaluate(options: EvaluateOptions, overrides: list[str]) -> Path:
         "split": options.split,
         "num_images": next(iter(results.values()))["psnr"].count,
         "protocol": asdict(protocol),
-        "draw": asdict(settings),
+        "draw": asdict(replace(settings, ranker=None)) | chosen_by(options.chroma, options.ranker),
         "mean_colour_from": chroma_source,
         "results": {row: {k: v._asdict() for k, v in values.items()} for row, values in results.items()},
         "skipped": skipped,

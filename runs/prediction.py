@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,10 @@ from datamodules.image_files import list_images
 from lightning_modules.base import TranslationModule
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.requests import DrawSettings, PredictRequest
+from runs.edits import EditWords
 from runs.load import load_run
 from runs.options import option, size
+from runs.vividness import chroma_scale, load_ranker
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,24 @@ class PredictOptions:
     negative_prompt: str = option("text that guidance pushes away from", "")
     steps: int | None = option("network evaluations; the run's own if not given", None)
     guidance: float | None = option("guidance scale, 1 = off; the run's own if not given", None)
-    chroma: float | None = option("of a colorizer: 0 grey, 1 as drawn; the run's own if not given", None)
+    chroma: str | None = option(
+        "of a colorizer: 0 grey, 1 as drawn, auto = what the ranker picks; the run's own if not given", None
+    )
+    ranker: str | None = option(
+        "for chroma=auto: a run of vividness_ranker, or clip:FOLDER_OR_HUB_ID; vividness_ranker if not given",
+        None,
+    )
+    hints: str | None = option(
+        "known colours: PNG of the photo's size, opaque where known, or points as in 'x,y,#rrggbb; x,y,radius,#rrggbb'",
+        None,
+    )
+    mask: str | None = option(
+        "grey picture of the photo's size: white = colour here, black = keep the photo as it is", None
+    )
+    start: float = option(
+        "of diffusing_colors: 1 from grey; less = the photo has kept 1 - start of its colour, go on from there",
+        1.0,
+    )
     seed: int = option("of the noise: photo i depends on (seed, i) alone", 0)
     num_samples: int = option("results for each photo", 1)
     short_px: int | None = option(
@@ -57,20 +76,38 @@ def predict(options: PredictOptions) -> int:
         raise ValueError(f"short_px={options.short_px} is no working size; give pixels, or leave it out")
     size(options.size)
     photos = _photos(options.input)
+    words = EditWords(options.hints, options.mask, options.start)
+    words.check(options.input)
+    scale = chroma_scale(options.chroma, options.ranker)
     run = load_run(options.run)
     module = run.module.to(pick_device(options.device))
     generates = isinstance(module, LatentDiffusion)
     if generates == (options.input is not None):
         need = "prompt= and no input=" if generates else "input=FILE_OR_DIR"
         raise ValueError(f"{type(module).__name__} takes {need}")
+    draw = DrawSettings(
+        num_steps=options.steps,
+        guidance_scale=options.guidance,
+        negative_prompt=options.negative_prompt,
+        seed=options.seed,
+        chroma_scale=scale,
+        ranker=load_ranker(options.chroma, options.ranker, module.device),
+    )
+    words.check_module(module, draw, options.num_samples)
+    request = PredictRequest(
+        number=0,
+        prompt=options.prompt,
+        num_samples=options.num_samples,
+        short_px=options.short_px or int(run.config["datamodule"]["size_px"]),
+        size_px=size(options.size),
+        draw=draw,
+    )
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    short_px = options.short_px or int(run.config["datamodule"]["size_px"])
     if generates:
-        results = module.generate_prompt(_request(options, 0, short_px))
-        _save(results, folder / "sample")
+        _save(module.generate_prompt(request), folder / "sample")
         return 0
-    return _predict_photos(module, photos, folder, options, short_px)
+    return _predict_photos(module, photos, folder, request, words, options)
 
 
 def pick_device(name: str) -> torch.device:
@@ -91,8 +128,9 @@ def _predict_photos(
     module: TranslationModule,
     photos: list[tuple[Path, str]],
     folder: Path,
+    request: PredictRequest,
+    words: EditWords,
     options: PredictOptions,
-    short_px: int,
 ) -> int:
     taken = {path.resolve() for path, _ in photos}
     clash = next((name for _, name in photos if (folder / name).resolve() in taken), None)
@@ -106,12 +144,13 @@ def _predict_photos(
             log.warning("skipped %s", str(error).splitlines()[0])
             num_failed += 1
             continue
-        results = module.predict_photo(photo, _request(options, number, short_px))
+        edits = words.read(photo, max_pixels=options.max_pixels)
+        results = module.predict_photo(photo, replace(request, number=number, name=path.name, edits=edits))
         _save(results, (folder / name).with_suffix(""))
     num_done = len(photos) - num_failed
     seconds = time.perf_counter() - start
     log.info(
-        "%d photos, %d results in %s (%.1f s)", num_done, num_done * options.num_samples, folder, seconds
+        "%d photos, %d results in %s (%.1f s)", num_done, num_done * request.num_samples, folder, seconds
     )
     if num_failed:
         log.warning("%d of %d files could not be read", num_failed, len(photos))
@@ -142,24 +181,6 @@ def _unique(found: list[tuple[Path, Path]]) -> list[tuple[Path, str]]:
         taken.add(stem)
         named.append((path, f"{stem}.png"))
     return named
-
-
-def _request(options: PredictOptions, number: int, short_px: int) -> PredictRequest:
-    draw = DrawSettings(
-        num_steps=options.steps,
-        guidance_scale=options.guidance,
-        negative_prompt=options.negative_prompt,
-        seed=options.seed,
-        chroma_scale=options.chroma,
-    )
-    return PredictRequest(
-        number=number,
-        prompt=options.prompt,
-        num_samples=options.num_samples,
-        short_px=short_px,
-        size_px=size(options.size),
-        draw=draw,
-    )
 
 
 def _save(results: list[Tensor], stem: Path) -> None:
