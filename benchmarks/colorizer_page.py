@@ -23,7 +23,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 1.5rem auto; padding: 0 1rem; background: var(--back);
        color: var(--text); }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-p, dl { max-width: 75ch; }
+p { max-width: 75ch; }
 .scroll { overflow: auto; max-width: 100%; border: 1px solid var(--line); }
 .scroll:focus-visible { outline: 3px solid Highlight; }
 .photos { max-height: 92vh; width: fit-content; }
@@ -33,6 +33,7 @@ thead th { background: var(--head); font-weight: 600; }
 .figures th, .figures td { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .figures thead th { white-space: normal; vertical-align: bottom; }
 .figures tbody th, .figures thead th:first-child { text-align: left; position: sticky; left: 0; background: var(--head); }
+.figures tbody th { white-space: normal; min-width: 6rem; max-width: 12rem; }
 .figures .baseline td, .figures .baseline th { color: var(--faint); }
 .photos thead { position: sticky; top: 0; z-index: 1; }
 .photos thead th { vertical-align: bottom; text-align: center; }
@@ -40,7 +41,8 @@ thead th { background: var(--head); font-weight: 600; }
 .photos .first { border-left: 1px solid var(--line); }
 img { image-rendering: pixelated; display: block; margin: auto; }
 .error { font-size: 0.85rem; color: var(--faint); font-variant-numeric: tabular-nums; }
-dt { font-weight: 600; margin-top: 0.5rem; } dd { margin: 0; }
+dl { columns: 2 28rem; column-gap: 2.5rem; font-size: 0.9rem; }
+dl div { break-inside: avoid; padding-bottom: 0.4rem; } dt { font-weight: 600; } dd { margin: 0; }
 """
 
 
@@ -105,7 +107,9 @@ def _figures(rows: Sequence[Row]) -> str:
 
 def _meanings(rows: Sequence[Row]) -> str:
     columns = used_columns(rows)
-    entries = [f"<dt>{html.escape(c.title)}</dt><dd>{html.escape(c.meaning)}</dd>" for c in columns]
+    entries = [
+        f"<div><dt>{html.escape(c.title)}</dt><dd>{html.escape(c.meaning)}</dd></div>" for c in columns
+    ]
     return f"<h2>What the columns say</h2>\n<dl>\n{chr(10).join(entries)}\n</dl>"
 
 

@@ -50,7 +50,7 @@ COLUMNS = (
         "diversity",
         "diversity, CIEDE2000",
         2,
-        "Mean colour difference between two sampling seeds of one photo; empty where the seed changes nothing.",
+        "Mean colour difference between two sampling seeds of one photo; a dash where the seed changes nothing.",
     ),
     Column(
         "best_of_seeds",
@@ -108,7 +108,7 @@ def shown(value: Spread | None, digits: int = 2, unit: float = 1.0) -> str:
     """
     if value is None:
         return "-"
-    mean = f"{value.mean * unit:.{digits}f}"
+    mean = f"{round(value.mean * unit, digits) + 0.0:.{digits}f}"  # no -0
     return mean if not value.std else f"{mean} ± {value.std * unit:.{digits}f}"
 
 
@@ -139,4 +139,4 @@ def print_table(heads: Sequence[str], lines: Sequence[Sequence[str]], title: str
         table.add_column(head, justify="left" if number == 0 else "right")
     for line in lines:
         table.add_row(*line)
-    Console(width=max(110, 14 * len(heads))).print(table, markup=False)
+    Console(width=max(110, 17 * len(heads))).print(table, markup=False)

@@ -20,6 +20,14 @@ from torch import Tensor
 
 from benchmarks.colorizer_costs import evaluations_per_image, parameters, seconds_per_image, training_images
 from benchmarks.colorizer_figures import Figures, Spread, spread
+from benchmarks.colorizer_methods import (
+    GREY,
+    MEAN_COLOUR,
+    TRUTH,
+    baseline_pictures,
+    load_methods,
+    parse_methods,
+)
 from benchmarks.colorizer_page import PhotoColumn, page_text
 from benchmarks.colorizer_photos import (
     Photos,
@@ -27,7 +35,6 @@ from benchmarks.colorizer_photos import (
     draw_all,
     eight_bit,
     evenly,
-    load_colorizer,
     photos_datamodule,
     plain_draw,
     read_photos,
@@ -35,13 +42,11 @@ from benchmarks.colorizer_photos import (
     yes_or_no,
 )
 from benchmarks.colorizer_table import Row, cells, markdown, print_table, used_columns
-from color.lab import grey_image, lightness
-from color.transfer import transfer_chroma_exact
-from lightning_modules.colorizer import Colorizer
 from runs.cli import run_door
-from runs.evaluation import MEAN_COLOUR, _mean_chroma, _one_chroma
+from runs.evaluation import _mean_chroma
 from runs.folder import write_text
-from runs.load import Run, locate
+from runs.load import Run
+from runs.logs import quiet_libraries
 from runs.options import option, parse
 from runs.prediction import pick_device
 
@@ -49,8 +54,6 @@ USAGE = (
     'python -m benchmarks.compare_colorizers methods="NAME=RUN|RUN; NAME=RUN" output=DIR '
     "[datamodule=photos datamodule.root=DIR] [split=val] [seeds=0,1,2]"
 )
-GREY, CEILING, TRUTH = "grey", "autoencoder's ceiling", "truth"
-BASELINES = (GREY, MEAN_COLOUR, CEILING, TRUTH)
 NUM_PAGE_PHOTOS, MAX_PAGE_SEEDS = 16, 3
 
 
@@ -70,31 +73,6 @@ class CompareOptions:
     device: str = option("auto, cpu, cuda ...", "auto")
 
 
-def parse_methods(text: str) -> dict[str, list[str]]:
-    """Runs by the name of their method.
-
-    Raises:
-        ValueError: no method, no name, a name or run given twice, or the name of a baseline.
-    """
-    methods: dict[str, list[str]] = {}
-    for part in filter(None, (part.strip() for part in text.split(";"))):
-        name, equals, listed = (word.strip() for word in part.partition("="))
-        runs = [run.strip() for run in listed.split("|")]
-        if not (name and equals and all(runs)):
-            raise ValueError(
-                f"methods= has '{part}', which is not of the form NAME=RUN or NAME=RUN|RUN; put a semicolon between methods"
-            )
-        if name in methods or name in BASELINES:
-            what = "is the name of a baseline" if name in BASELINES else "stands there twice"
-            raise ValueError(f"methods= has the name '{name}', which {what}; choose another name")
-        if len(set(runs)) < len(runs):
-            raise ValueError(f"methods= names a run of '{name}' twice: {listed}; runs must differ")
-        methods[name] = runs
-    if not methods:
-        raise ValueError("methods= names no method; give NAME=RUN|RUN; NAME=RUN")
-    return methods
-
-
 def compare(options: CompareOptions, overrides: list[str]) -> Path:
     """Draws, measures, writes the three files, prints the table, and returns the page.
 
@@ -106,14 +84,7 @@ def compare(options: CompareOptions, overrides: list[str]) -> Path:
         raise ValueError(f"rounds={options.rounds} times nothing; give at least 1")
     with_captions = yes_or_no("captions", options.captions)
     device = pick_device(options.device)
-    for source in (source for sources in methods.values() for source in sources):
-        locate(source)
-    runs = {name: [load_colorizer(source, device) for source in sources] for name, sources in methods.items()}
-    sizes = {
-        source: int(run.config["datamodule"]["size_px"])
-        for name, sources in methods.items()
-        for source, run in zip(sources, runs[name], strict=True)
-    }
+    runs, sizes = load_methods(methods, device)
     first = next(iter(runs.values()))[0]
     datamodule = photos_datamodule(first.config, overrides, sizes)
     photos = read_photos(datamodule, options.split, limit=options.limit, with_captions=with_captions)
@@ -154,23 +125,6 @@ def compare(options: CompareOptions, overrides: list[str]) -> Path:
     print_table(["", *[column.title for column in used]], lines, title)
     _say(f"written to {folder}")
     return folder / "comparison.html"
-
-
-@torch.no_grad()
-def baseline_pictures(module: Colorizer, photos: Photos, mean_chroma: Tensor) -> dict[str, Tensor]:
-    """What every method has to beat, and what none can: uint8 (N, 3, H, W) by name."""
-    given = lightness(photos.image)
-
-    def decoded(part: Photos, _: int) -> Tensor:
-        image = part.image.to(module.device)
-        return transfer_chroma_exact(lightness(image), module.codec.decode(module.codec.encode(image)))
-
-    return {
-        GREY: eight_bit(grey_image(given)),
-        MEAN_COLOUR: eight_bit(_one_chroma(photos.image, mean_chroma)),
-        CEILING: draw_all(decoded, photos, 0),
-        TRUTH: eight_bit(photos.image),
-    }
 
 
 def _seconds(runs: Mapping[str, Sequence[Run]], photos: Photos, num_rounds: int) -> dict[str, float]:
@@ -255,7 +209,7 @@ def _title(options: CompareOptions, photos: Photos, seeds: list[int], size_px: i
     prompts = "captions as prompts" if options.captions == "true" else "no prompts"
     return (
         f"{len(photos)} photos of the {options.split} split at {size_px} pixels, {prompts}, sampling seeds "
-        f"{', '.join(map(str, seeds))}, {device.type}."
+        f"{', '.join(map(str, seeds))}, on {device.type}."
     )
 
 
@@ -266,6 +220,7 @@ def _say(line: str) -> None:
 
 def main() -> None:
     """Parses the options and compares."""
+    quiet_libraries()
     compare(*parse(CompareOptions, sys.argv[1:], USAGE))
 
 

@@ -1,0 +1,240 @@
+"""How a colorizer's figures change with one setting: steps, vividness, hints; and what a ranker of vividness gains.
+
+    python -m benchmarks.colorizer_curves run=RUN what=steps output=DIR [values=1,2,5,10,20,50] [seeds=0,1,2] \
+        [datamodule=photos datamodule.root=DIR split=val limit=N]
+    python -m benchmarks.colorizer_curves run=RUN what=ranker ranker=RUN output=DIR ...
+
+| what | values are | each photo is drawn |
+|---|---|---|
+| steps | network evaluations, without guidance's second branch | with so many steps |
+| chroma | chroma scales | with its ab multiplied by it |
+| hints | numbers of patches | knowing the true colours of so many random patches (needs module.hint_prob above 0) |
+| ranker | chroma scales that the ranker picks from | once, and scaled |
+"""
+
+import csv
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.colorizer_costs import evaluations_per_image, seconds_per_image
+from benchmarks.colorizer_figures import Figures, Spread, spread
+from benchmarks.colorizer_photos import (
+    Draw,
+    Photos,
+    draw_all,
+    eight_bit,
+    load_colorizer,
+    photos_datamodule,
+    plain_draw,
+    read_photos,
+    whole_numbers,
+)
+from benchmarks.colorizer_table import print_table, shown
+from benchmarks.colorizer_vividness import ranker_rows, ranker_scores
+from color.hints import NUM_RANDOM, hint_map, random_known
+from color.lab import lightness, rgb_to_lab
+from diffusion.seeding import Stream, keyed_uniform
+from lightning_modules.colorizer import Colorizer
+from lightning_modules.diffusing_colors import DiffusingColors
+from lightning_modules.requests import DrawSettings
+from runs.cli import run_door
+from runs.folder import write_text
+from runs.logs import quiet_libraries
+from runs.options import option, parse
+from runs.prediction import pick_device
+
+USAGE = (
+    "python -m benchmarks.colorizer_curves run=RUN what=steps|chroma|hints|ranker output=DIR [values=1,2,5]"
+)
+VALUES = {
+    "steps": "1,2,5,10,20,50",
+    "chroma": "0,0.25,0.5,0.75,1,1.25,1.5",
+    "hints": "0,1,2,5,10,20",
+    "ranker": "0.5,0.6,0.7,0.8,0.9,1,1.1,1.2,1.35,1.5,1.75,2",
+}
+
+
+@dataclass(frozen=True)
+class CurveOptions:
+    """Options of a curve."""
+
+    run: str = option("run folder, checkpoint file, or a name in pretrained/")
+    what: str = option("steps | chroma | hints | ranker")
+    output: str = option("folder for WHAT.json and WHAT.csv")
+    values: str | None = option("comma-separated; a usual choice if not given", None)
+    ranker: str | None = option("run of vividness_ranker, for what=ranker", None)
+    split: str = option("train, val or test", "val")
+    seeds: str = option("sampling seeds, comma-separated", "0")
+    limit: int | None = option("so many photos, evenly spread over the split; all if not given", None)
+    colorfulness: str = option("absolute (as in recent papers' code) | hasler (the original)", "absolute")
+    rounds: int = option("turns of the timing, of which the median is taken", 7)
+    device: str = option("auto, cpu, cuda ...", "auto")
+
+
+def measure(options: CurveOptions, overrides: list[str]) -> dict[str, Any]:
+    """Draws, measures, writes both files, prints the table, and returns the report.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run or data, or an option that makes no sense.
+    """
+    values, seeds = parse_values(options), whole_numbers("seeds", options.seeds)
+    if options.rounds < 1:
+        raise ValueError(f"rounds={options.rounds} times nothing; give at least 1")
+    device = pick_device(options.device)
+    scores = None if options.ranker is None else ranker_scores(options.ranker, device)
+    run = load_colorizer(options.run, device)
+    module: Any = run.module
+    if options.what == "hints":
+        check_hints(module, options.run)
+    sizes = {options.run: int(run.config["datamodule"]["size_px"])}
+    datamodule = photos_datamodule(run.config, overrides, sizes)
+    photos = read_photos(datamodule, options.split, limit=options.limit)
+    figures = Figures(eight_bit(photos.image), variant=options.colorfulness)  # type: ignore[arg-type]
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    if scores is None:
+        draws = {f"{value:g}": draw_at(module, options.what, value) for value in values}
+        rows = curve(module, draws, photos, seeds, figures, options.rounds)
+    else:
+        rows = ranker_rows(module, scores, photos, seeds, values, figures)
+    report = {
+        "options": asdict(options),
+        "overrides": overrides,
+        "num_photos": len(photos),
+        "true_colorfulness": figures.true_colorfulness.mean().item(),
+        "device": str(device),
+        "rows": {name: {k: v._asdict() for k, v in row.items()} for name, row in rows.items()},
+    }
+    write_text(folder / f"{options.what}.json", json.dumps(report, indent=2) + "\n")
+    write_csv(folder / f"{options.what}.csv", options.what, rows)
+    show(rows, f"{options.run}, {options.what}, {len(photos)} photos of the {options.split} split")
+    return report
+
+
+def parse_values(options: CurveOptions) -> list[float]:
+    """Raises ValueError for an unknown curve, or values that it cannot take."""
+    if options.what not in VALUES:
+        raise ValueError(f"what={options.what} is not one of {', '.join(VALUES)}")
+    if (options.what == "ranker") != (options.ranker is not None):
+        raise ValueError("ranker=RUN belongs to what=ranker; give both or none")
+    text = options.values or VALUES[options.what]
+    try:
+        values = [float(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"values={text} is not a list of numbers, such as values={VALUES[options.what]}"
+        ) from None
+    least, whole = (1 if options.what == "steps" else 0), options.what in ("steps", "hints")
+    if not all(least <= v < float("inf") and (not whole or v == int(v)) for v in values):
+        kind = "whole numbers" if whole else "numbers"
+        raise ValueError(f"values={text}: what={options.what} takes {kind} of at least {least}")
+    return list(dict.fromkeys(values))
+
+
+def check_hints(module: Colorizer, source: str) -> None:
+    """Raises ValueError for a run that has not learned to take hints."""
+    if not (isinstance(module, DiffusingColors) and module.hint_prob > 0):
+        raise ValueError(
+            f"run={source} has not learned to take hints; give a run of diffusing_colors that was trained with "
+            "module.hint_prob=0.5 or another probability above 0"
+        )
+
+
+def draw_at(module: Any, what: str, value: float) -> Draw:
+    """How photos are drawn at one value of the curve."""
+    if what == "steps":
+        return plain_draw(module, num_steps=int(value))
+    if what == "chroma":
+        return plain_draw(module, chroma_scale=value)
+    return hinted_draw(module, int(value))
+
+
+def hinted_draw(module: DiffusingColors, num_patches: int) -> Draw:
+    """Draws with the true colours of random patches at hand; those of fewer patches are among those of more."""
+
+    @torch.no_grad()
+    def draw(photos: Photos, seed: int) -> Tensor:
+        image = photos.image.to(module.device)
+        given = lightness(image)
+        source = module.codec.encode(module.source_image(image))
+        known = patches(photos, num_patches, seed).to(image.device)
+        hints = hint_map(rgb_to_lab(image)[:, 1:], known, size=(source.shape[-2], source.shape[-1]))
+        condition = module.walk_condition(photos.captions, source, hints)
+        # Without prompts both branches of guidance would be the same.
+        settings = DrawSettings(seed=seed, guidance_scale=1.0)
+        latent = module.draw_from(source, module.sources(photos.ids, seed), condition, settings)
+        return module.finish(given, latent, settings, photos.names)
+
+    return draw
+
+
+def patches(photos: Photos, num_patches: int, seed: int) -> Tensor:
+    """Masks (N, 1, H, W) of random patches, keyed by the photo and the number of the patch."""
+    known = torch.zeros_like(photos.image[:, :1])
+    for number in range(num_patches):
+        sample = (np.array(photos.ids)[:, None] * NUM_RANDOM + np.arange(NUM_RANDOM)).ravel()
+        uniform = keyed_uniform(seed, Stream.HINT, number, sample=sample).reshape(-1, NUM_RANDOM)
+        uniform[:, 0] = 0  # a single patch
+        known = torch.maximum(known, random_known(uniform, (known.shape[-2], known.shape[-1])))
+    return known
+
+
+def curve(
+    module: Colorizer,
+    draws: dict[str, Draw],
+    photos: Photos,
+    seeds: list[int],
+    figures: Figures,
+    num_rounds: int,
+) -> dict[str, dict[str, Spread]]:
+    """Figures by value, with their spread over sampling seeds."""
+    # First, as it finds values that the run cannot take.
+    counts = {name: evaluations_per_image(module, draw, photos.part(0, 1)) for name, draw in draws.items()}
+    seconds = seconds_per_image(draws, photos, num_rounds)
+    rows = {}
+    for name, draw in draws.items():
+        found = [figures(draw_all(draw, photos, seed)) for seed in seeds]
+        rows[name] = {key: spread([entry[key] for entry in found]) for key in found[0]}
+        rows[name]["evaluations_per_image"] = spread([counts[name]])
+        rows[name]["seconds_per_image"] = spread([seconds[name]])
+    return rows
+
+
+def columns_of(rows: dict[str, dict[str, Spread]]) -> list[str]:
+    """The figures that some row has, in order."""
+    return list(dict.fromkeys(key for row in rows.values() for key in row))
+
+
+def write_csv(path: Path, what: str, rows: dict[str, dict[str, Spread]]) -> None:
+    """One line a row: mean and standard deviation of each figure."""
+    keys = columns_of(rows)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([what, *[f"{key}{end}" for key in keys for end in ("", "_std")]])
+        for name, row in rows.items():
+            pairs = [(row[k].mean, row[k].std) if k in row else ("", "") for k in keys]
+            writer.writerow([name, *["" if v is None else v for pair in pairs for v in pair]])
+
+
+def show(rows: dict[str, dict[str, Spread]], title: str) -> None:
+    """Prints the table."""
+    keys = columns_of(rows)
+    lines = [[name, *[shown(row.get(key), 3) for key in keys]] for name, row in rows.items()]
+    print_table(["", *[key.replace("_", " ") for key in keys]], lines, title)
+
+
+def main() -> None:
+    """Parses the options and measures."""
+    quiet_libraries()
+    measure(*parse(CurveOptions, sys.argv[1:], USAGE))
+
+
+if __name__ == "__main__":
+    run_door(main)
