@@ -37,7 +37,7 @@ from benchmarks.colorizer_photos import (
     whole_numbers,
 )
 from benchmarks.colorizer_table import print_table, shown
-from benchmarks.colorizer_vividness import ranker_rows, ranker_scores
+from benchmarks.colorizer_vividness import ranker_rows, scores_of
 from color.hints import NUM_RANDOM, hint_map, random_known
 from color.lab import lightness, rgb_to_lab
 from diffusion.seeding import Stream, keyed_uniform
@@ -49,6 +49,7 @@ from runs.folder import write_text
 from runs.logs import quiet_libraries
 from runs.options import option, parse
 from runs.prediction import pick_device
+from runs.vividness import AUTO, load_ranker
 
 USAGE = (
     "python -m benchmarks.colorizer_curves run=RUN what=steps|chroma|hints|ranker output=DIR [values=1,2,5]"
@@ -69,7 +70,10 @@ class CurveOptions:
     what: str = option("steps | chroma | hints | ranker")
     output: str = option("folder for WHAT.json and WHAT.csv")
     values: str | None = option("comma-separated; a usual choice if not given", None)
-    ranker: str | None = option("run of vividness_ranker, for what=ranker", None)
+    ranker: str | None = option(
+        "for what=ranker: a run of vividness_ranker, or clip:FOLDER_OR_HUB_ID; vividness_ranker if not given",
+        None,
+    )
     split: str = option("train, val or test", "val")
     seeds: str = option("sampling seeds, comma-separated", "0")
     limit: int | None = option("so many photos, evenly spread over the split; all if not given", None)
@@ -88,7 +92,7 @@ def measure(options: CurveOptions, overrides: list[str]) -> dict[str, Any]:
     if options.rounds < 1:
         raise ValueError(f"rounds={options.rounds} times nothing; give at least 1")
     device = pick_device(options.device)
-    scores = None if options.ranker is None else ranker_scores(options.ranker, device)
+    ranker = load_ranker(AUTO, options.ranker, device) if options.what == "ranker" else None
     run = load_colorizer(options.run, device)
     module: Any = run.module
     if options.what == "hints":
@@ -99,11 +103,11 @@ def measure(options: CurveOptions, overrides: list[str]) -> dict[str, Any]:
     figures = Figures(eight_bit(photos.image), variant=options.colorfulness)  # type: ignore[arg-type]
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    if scores is None:
+    if ranker is None:
         draws = {f"{value:g}": draw_at(module, options.what, value) for value in values}
         rows = curve(module, draws, photos, seeds, figures, options.rounds)
     else:
-        rows = ranker_rows(module, scores, photos, seeds, values, figures)
+        rows = ranker_rows(module, scores_of(ranker), photos, seeds, values, figures)
     report = {
         "options": asdict(options),
         "overrides": overrides,
@@ -122,8 +126,10 @@ def parse_values(options: CurveOptions) -> list[float]:
     """Raises ValueError for an unknown curve, or values that it cannot take."""
     if options.what not in VALUES:
         raise ValueError(f"what={options.what} is not one of {', '.join(VALUES)}")
-    if (options.what == "ranker") != (options.ranker is not None):
-        raise ValueError("ranker=RUN belongs to what=ranker; give both or none")
+    if options.ranker is not None and options.what != "ranker":
+        raise ValueError(
+            f"ranker={options.ranker} has no effect on what={options.what}; give what=ranker, or leave ranker out"
+        )
     text = options.values or VALUES[options.what]
     try:
         values = [float(word) for word in text.split(",")]

@@ -12,7 +12,7 @@ from benchmarks.colorizer_photos import Photos, draw_all, eight_bit, load_colori
 from color.lab import grey_image, lightness
 from color.transfer import transfer_chroma_exact
 from lightning_modules.colorizer import Colorizer
-from runs.evaluation import MEAN_COLOUR, _one_chroma
+from runs.evaluation import MEAN_COLOUR, one_chroma
 from runs.load import Run, locate
 
 GREY, CEILING, TRUTH = "grey", "autoencoder's ceiling", "truth"
@@ -74,7 +74,7 @@ def baseline_pictures(module: Colorizer, photos: Photos, mean_chroma: Tensor) ->
 
     return {
         GREY: eight_bit(grey_image(given)),
-        MEAN_COLOUR: eight_bit(_one_chroma(photos.image, mean_chroma)),
+        MEAN_COLOUR: eight_bit(one_chroma(photos.image, mean_chroma)),
         CEILING: draw_all(decoded, photos, 0),
         TRUTH: eight_bit(photos.image),
     }

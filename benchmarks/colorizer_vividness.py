@@ -6,37 +6,26 @@ Shapes: K chroma scales, N photos, H/W pixels.
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.colorizer_figures import Figures, Spread, spread
 from benchmarks.colorizer_photos import BATCH_SIZE, Photos, eight_bit
 from color.lab import lightness
 from lightning_modules.colorizer import Colorizer
 from lightning_modules.requests import DrawSettings
-from lightning_modules.vividness_ranker import VividnessRanking
-from runs.load import load_run
 
 BEST_FIXED, RANKER, NEAREST = "best fixed scale", "ranker", "nearest candidate of each photo"
 
 Scores = Callable[[Tensor], Tensor]  # images (N, 3, H, W) in [0, 1] -> (N,), higher is better
 
 
-def ranker_scores(source: str, device: torch.device) -> Scores:
-    """What the trained ranker says of images.
-
-    Raises:
-        FileNotFoundError, ValueError: no such run, or one of another kind.
-    """
-    module = load_run(source).module
-    if not isinstance(module, VividnessRanking):
-        raise ValueError(
-            f"ranker={source} is a run of {type(module).__name__}; give a run of experiment=vividness_ranker"
-        )
-    ranker = module.ranker.to(device).eval()
+def scores_of(ranker: nn.Module) -> Scores:
+    """What a ranker says of any number of images, part by part."""
 
     @torch.no_grad()
     def scores(images: Tensor) -> Tensor:
-        return torch.cat([ranker(part.to(device)).cpu() for part in images.split(BATCH_SIZE)])
+        device = next(ranker.parameters()).device
+        return torch.cat([ranker(part.to(device)).float().cpu() for part in images.split(BATCH_SIZE)])
 
     return scores
 

@@ -43,7 +43,7 @@ from benchmarks.colorizer_photos import (
 )
 from benchmarks.colorizer_table import Row, cells, markdown, print_table, used_columns
 from runs.cli import run_door
-from runs.evaluation import _mean_chroma
+from runs.evaluation import mean_chroma
 from runs.folder import write_text
 from runs.load import Run
 from runs.logs import quiet_libraries
@@ -96,7 +96,7 @@ def compare(options: CompareOptions, overrides: list[str]) -> Path:
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
 
-    baselines = baseline_pictures(first.module, photos, _mean_chroma(datamodule, options.split)[0])
+    baselines = baseline_pictures(first.module, photos, mean_chroma(datamodule, options.split)[0])
     chosen = evenly(len(photos), NUM_PAGE_PHOTOS)
     columns = {name: _page_column(name, "", figures, images, chosen) for name, images in baselines.items()}
     rows, drawn_columns = [], []

@@ -85,7 +85,7 @@ def evaluate(options: EvaluateOptions, overrides: list[str]) -> Path:
     module = run.module.to(pick_device(options.device))
     datamodule: LightningDataModule = build(config["datamodule"], "datamodule")
     datamodule.setup("validate" if options.split == "val" else "test")
-    mean_chroma, chroma_source = _mean_chroma(datamodule, options.split)
+    ab, chroma_source = mean_chroma(datamodule, options.split)
     settings = DrawSettings(
         num_steps=options.steps,
         guidance_scale=options.guidance,
@@ -101,7 +101,7 @@ def evaluate(options: EvaluateOptions, overrides: list[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rows: dict[str, ColorizationMetrics] = {}
     for number, batch in enumerate(_batches(datamodule, options)):
-        images = _evaluated(module, batch, settings, mean_chroma)
+        images = _evaluated(module, batch, settings, ab)
         for name, image in images.items():
             if name not in rows:
                 rows[name] = ColorizationMetrics(protocol, module.device)
@@ -168,23 +168,23 @@ def _batches(datamodule: LightningDataModule, options: EvaluateOptions) -> Any:
 
 
 def _evaluated(
-    module: TranslationModule, batch: dict[str, Any], settings: DrawSettings, mean_chroma: Tensor
+    module: TranslationModule, batch: dict[str, Any], settings: DrawSettings, ab: Tensor
 ) -> dict[str, Tensor]:
     on_device = {k: v.to(module.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
     images = module.evaluated_images(on_device, settings)
     if "grey" in images:  # a colorizer: the second baseline is one colour for all
-        images[MEAN_COLOUR] = _one_chroma(batch["image"], mean_chroma)
+        images[MEAN_COLOUR] = one_chroma(batch["image"], ab)
     return images
 
 
-def _one_chroma(image: Tensor, chroma: Tensor) -> Tensor:
+def one_chroma(image: Tensor, chroma: Tensor) -> Tensor:
     """The images (B, 3, H, W) with their own lightness and one ab (2,) everywhere."""
     given = lightness(image)
     lab = torch.cat([given * 100, chroma.view(1, 2, 1, 1).expand(len(given), -1, *given.shape[-2:])], dim=1)
     return clip_chroma(lab)
 
 
-def _mean_chroma(datamodule: LightningDataModule, split: str) -> tuple[Tensor, str]:
+def mean_chroma(datamodule: LightningDataModule, split: str) -> tuple[Tensor, str]:
     """Mean ab (2,) of the train split, or of the evaluated one where there is no train split, and which it was."""
     try:
         datamodule.setup("fit")
