@@ -232,13 +232,13 @@ class LatentModule(TranslationModule):
 
     def draw_from(
         self,
-        start: Tensor,
+        first: Tensor,
         sources: list[torch.Generator],
         condition: Condition,
         settings: DrawSettings,
         **walk: Any,
     ) -> Tensor:
-        """Latents (B, Z, h, w) drawn from a start (B, Z, h, w), with guidance; `sources` give further noise.
+        """Latents (B, Z, h, w) drawn from the first ones (B, Z, h, w), with guidance; `sources` give further noise.
 
         `walk` goes to the sampler: BridgeSampler takes start, current and after_step.
         """
@@ -248,7 +248,7 @@ class LatentModule(TranslationModule):
             sampler = sampler.with_steps(settings.num_steps)
         if scale == 1.0:
             return sampler(
-                lambda x, t: self.denoise(x, t, condition), start, self.objective, generators=sources, **walk
+                lambda x, t: self.denoise(x, t, condition), first, self.objective, generators=sources, **walk
             )
         negative = self.negative(condition, settings.negative_prompt)
 
@@ -256,7 +256,7 @@ class LatentModule(TranslationModule):
             pred, pred_negative = self.denoise_both(noisy, timestep, condition, negative)
             return guide(pred.float(), pred_negative.float(), scale=scale, rescale=self.guidance_rescale)
 
-        return sampler(guided, start, self.objective, generators=sources, **walk)
+        return sampler(guided, first, self.objective, generators=sources, **walk)
 
     def grid_px(self) -> int:
         """Sides of an image that the networks take are multiples of this many pixels."""

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from color.hints import NUM_RANDOM, hint_map, no_hints, random_known
+from color.hints import NUM_RANDOM, KnownColors, hint_map, known_map, no_hints, random_known
+from color.lab import rgb_to_lab
 
 
 def test_a_cell_holds_the_mean_of_its_known_pixels():
@@ -53,3 +54,52 @@ def test_one_patch_where_the_numbers_say_so():
     uniform[0, 1:4] = (0.5, 0.25, 0.0)  # row, column, size
     known = random_known(uniform, (8, 8))
     assert known.nonzero().tolist() == [[0, 0, 4, 2]]
+
+
+def random_colors(
+    size_px: tuple[int, int], *, share: float
+) -> tuple[KnownColors, torch.Tensor, torch.Tensor]:
+    """Some pixels of a random picture, the picture (1, 3, H, W), and which pixels they are (1, 1, H, W)."""
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.randint(0, 256, (3, *size_px), generator=generator, dtype=torch.uint8)
+    chosen = torch.rand(size_px, generator=generator) < share
+    index = chosen.flatten().nonzero().squeeze(1)
+    color = picture.flatten(1)[:, index].T
+    return KnownColors(index, color, size_px), picture[None] / 255, chosen[None, None].float()
+
+
+@pytest.mark.parametrize("size_px", [(48, 96), (96, 24), (12, 12)])
+@pytest.mark.parametrize("share", [0.02, 1.0])
+def test_known_pixels_give_the_map_of_the_whole_photo(size_px, share):
+    known, picture, chosen = random_colors(size_px, share=share)
+    size = (size_px[0] // 4, size_px[1] // 4)
+    expected = hint_map(rgb_to_lab(picture)[:, 1:], chosen, size=size)
+    assert torch.allclose(known_map(known, size=size), expected, atol=1e-5)
+
+
+def test_known_pixels_count_in_the_cell_of_their_centre_and_in_any_order(monkeypatch):
+    known, picture, chosen = random_colors((37, 53), share=0.3)
+    row, column = torch.arange(37)[:, None], torch.arange(53)
+    cell = ((row + 0.5) * 5 / 37).floor() * 8 + ((column + 0.5) * 8 / 53).floor()
+    ab = rgb_to_lab(picture)[0, 1:]
+    found = known_map(known, size=(5, 8))
+    for number in range(40):
+        inside = (cell == number) & (chosen[0, 0] > 0)
+        expected = torch.cat([ab[:, inside].mean(1) / 50, torch.ones(1)])
+        assert torch.allclose(found[0, :, number // 8, number % 8], expected, atol=1e-5)
+    monkeypatch.setattr("color.hints._CHUNK", 7)
+    order = torch.randperm(len(known.index), generator=torch.Generator().manual_seed(0))
+    shuffled = KnownColors(known.index[order], known.color[order], known.size_px)
+    assert torch.allclose(known_map(shuffled, size=(5, 8)), found, atol=1e-6)
+
+
+def test_a_photo_smaller_than_the_map_fills_every_cell_of_a_pixel():
+    known = KnownColors(torch.tensor([1]), torch.tensor([[200, 30, 30]], dtype=torch.uint8), (2, 2))
+    assert known_map(known, size=(4, 6))[0, 2].tolist() == [[0, 0, 0, 1, 1, 1]] * 2 + [[0] * 6] * 2
+
+
+def test_lightness_of_a_hint_does_not_count():
+    grey = torch.tensor([[0, 0, 0], [255, 255, 255]], dtype=torch.uint8)
+    for color in grey:  # black and white alike say: no colour here
+        found = known_map(KnownColors(torch.tensor([0]), color[None], (1, 1)), size=(1, 1))
+        assert torch.allclose(found.flatten(), torch.tensor([0.0, 0.0, 1.0]), atol=1e-3)
