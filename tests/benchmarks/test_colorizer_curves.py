@@ -1,0 +1,162 @@
+"""Curves of a tiny colorizer, and a ranker's gain against an oracle's."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from benchmarks.colorizer_curves import CurveOptions, check_hints, hinted_draw, measure, parse_values, patches
+from benchmarks.colorizer_figures import Figures
+from benchmarks.colorizer_photos import eight_bit, plain_draw
+from benchmarks.colorizer_vividness import BEST_FIXED, NEAREST, RANKER, picked
+from color.lab import lightness
+from color.transfer import transfer_chroma_exact
+from diffusion.bridge_paths import BridgePath
+from diffusion.bridge_samplers import BridgeSampler
+from lightning_modules.diffusing_colors import DiffusingColors
+from metrics.color import colorfulness
+from tests.benchmarks.small_runs import photos, save_runs
+from tests.models import tiny_parts, tiny_settings
+from tests.runs.saved_runs import save_run
+
+SCALES = [0.5, 0.8, 1.0, 1.3, 2.0]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return save_runs(tmp_path_factory.mktemp("runs"))
+
+
+def measured(run, what, output, **settings):
+    options = CurveOptions(
+        run=run, what=what, output=str(output), limit=3, rounds=1, device="cpu", **settings
+    )
+    return measure(options, ["datamodule=builtin_photos"])["rows"]
+
+
+def test_steps_are_evaluations_and_the_files_hold_the_rows(runs, tmp_path, capsys):
+    rows = measured(runs["walk"], "steps", tmp_path, values="1,4", seeds="0,1")
+    assert [row["evaluations_per_image"]["mean"] for row in rows.values()] == [1, 4]
+    assert rows["1"]["delta_e2000"]["num"] == 2
+    assert rows["1"]["delta_e2000"]["std"] == 0  # no noise
+    assert json.loads((tmp_path / "steps.json").read_text())["rows"] == rows
+    with open(tmp_path / "steps.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["steps"] for line in lines] == ["1", "4"]
+    assert float(lines[1]["delta_e2000"]) == rows["4"]["delta_e2000"]["mean"]
+    assert "seconds per image" in " ".join(capsys.readouterr().out.split())
+
+
+def test_more_chroma_is_more_colour(runs, tmp_path):
+    rows = measured(runs["walk"], "chroma", tmp_path, values="0,0.5,1,1.5")
+    found = [row["colorfulness"]["mean"] for row in rows.values()]
+    assert found == sorted(found)
+    assert found[0] < 1.5 < found[-1]
+
+
+def test_hints_reach_the_network_and_zero_patches_are_none():
+    module = DiffusingColors(
+        path=BridgePath(),
+        parts=tiny_parts(),
+        hint_prob=0.5,
+        **tiny_settings(sampler=BridgeSampler(num_steps=2)),
+    ).eval()
+    module.parts.vae.register_to_config(scaling_factor=0.05)  # an untrained decoder hardly shows colour
+    torch.nn.init.normal_(module.parts.unet.conv_in.weight)
+    plain = plain_draw(module)(photos(), 0)
+    assert torch.allclose(hinted_draw(module, 0)(photos(), 0), plain, atol=1e-6)
+    assert not torch.allclose(hinted_draw(module, 5)(photos(), 0), plain, atol=1e-3)
+    check_hints(module, "run")
+
+
+def test_patches_are_keyed_by_photo_and_grow():
+    masks = [patches(photos(4), count, 0) for count in (0, 1, 5)]
+    assert not masks[0].any()
+    assert (masks[1].flatten(1).sum(1) > 0).all()
+    assert (masks[2] >= masks[1]).all()
+    assert masks[2].sum() > masks[1].sum()
+    assert torch.equal(patches(photos(4).part(2, 3), 5, 0), masks[2][2:3])
+    assert not torch.equal(patches(photos(4), 5, 1), masks[2])
+
+
+def saturated(seed: int = 0) -> tuple[Figures, torch.Tensor]:
+    """Figures of photos, and candidates of the same photos whose colour is off by a factor of their own."""
+    image = photos(8).image
+    given = lightness(image)
+    off = torch.empty(8, 1, 1, 1).uniform_(0.4, 1.6, generator=torch.Generator().manual_seed(seed))
+    drawn = transfer_chroma_exact(given, image, chroma_scale=off)
+    scaled = [transfer_chroma_exact(given, drawn, chroma_scale=scale) for scale in SCALES]
+    return Figures(eight_bit(image)), eight_bit(torch.stack(scaled))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_oracle_is_never_worse_than_a_fixed_scale(seed):
+    figures, images = saturated(seed)
+
+    def oracle(candidates):
+        return -(colorfulness(candidates, variant="absolute").double() - figures.true_colorfulness).abs()
+
+    rows = picked(images, oracle, SCALES, figures)
+    fixed = {scale: rows[f"{scale:g}"]["colorfulness_distance"] for scale in SCALES}
+    assert rows[RANKER]["colorfulness_distance"] < min(fixed.values())
+    assert rows[RANKER]["colorfulness_distance"] == pytest.approx(rows[NEAREST]["colorfulness_distance"])
+    best = min(fixed, key=fixed.__getitem__)
+    assert rows[BEST_FIXED] == rows[f"{best:g}"]
+    gain = rows[RANKER]["colorfulness_distance"] - rows[BEST_FIXED]["colorfulness_distance"]
+    assert rows[RANKER]["minus_best_fixed"] == pytest.approx(gain)
+
+
+def test_a_ranker_that_likes_one_scale_is_that_scale():
+    figures, images = saturated()
+    liked = iter([0.0, 0.0, 0.0, 1.0, 0.0])
+    rows = picked(images, lambda candidates: torch.full((len(candidates),), next(liked)), SCALES, figures)
+    assert {k: rows[RANKER][k] for k in rows["1.3"]} == rows["1.3"]
+    assert rows[RANKER]["chroma_scale"] == pytest.approx(1.3)
+
+
+def test_a_trained_ranker_is_compared(runs, tmp_path):
+    save_run(
+        tmp_path / "ranker",
+        {
+            "_target_": "lightning_modules.vividness_ranker.VividnessRanking",
+            "ranker": {"_target_": "networks.vividness.VividnessRanker", "channels": [8, 16]},
+        },
+    )
+    rows = measured(runs["walk"], "ranker", tmp_path, values="0.5,1,2", ranker=str(tmp_path / "ranker"))
+    assert list(rows) == ["0.5", "1", "2", BEST_FIXED, RANKER, NEAREST]
+    assert rows[NEAREST]["colorfulness_distance"]["mean"] <= rows[RANKER]["colorfulness_distance"]["mean"]
+    assert rows[RANKER]["standard_error"]["mean"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"what": "size"}, "what=size is not one of steps, chroma, hints, ranker"),
+        (
+            {"what": "steps", "values": "1,x"},
+            "values=1,x is not a list of numbers, such as values=1,2,5,10,20,50",
+        ),
+        ({"what": "steps", "values": "0,1"}, "values=0,1: what=steps takes whole numbers of at least 1"),
+        ({"what": "hints", "values": "1.5"}, "values=1.5: what=hints takes whole numbers of at least 0"),
+        ({"what": "chroma", "values": "-1"}, "values=-1: what=chroma takes numbers of at least 0"),
+        ({"what": "chroma", "values": "nan"}, "values=nan: what=chroma takes numbers of at least 0"),
+        (
+            {"what": "steps", "ranker": "x"},
+            "ranker=x has no effect on what=steps; give what=ranker, or leave ranker out",
+        ),
+    ],
+)
+def test_values_that_make_no_sense_are_named(settings, message):
+    with pytest.raises(ValueError) as caught:
+        parse_values(CurveOptions(run="x", output="y", **settings))
+    assert str(caught.value) == message
+
+
+def test_a_run_without_hints_or_steps_says_so(runs, tmp_path):
+    with pytest.raises(
+        ValueError, match="has not learned to take hints; give a run of diffusing_colors that was"
+    ):
+        measured(runs["walk"], "hints", tmp_path)
+    with pytest.raises(ValueError, match=r"sampler.num_steps is 1001, but the path has 1000 timesteps"):
+        measured(runs["walk"], "steps", tmp_path, values="1,1001")
