@@ -101,3 +101,31 @@ def save_autoencoder(folder: Path) -> Path:
     }
     save_run(folder / "run", {"_target_": "lightning_modules.autoencoder.Autoencoder", "vae": vae})
     return folder / "run"
+
+
+def save_bridge(folder: Path, **settings: Any) -> Path:
+    """A diffusing_colors run on which hints show; settings replace the module's, noise_scale is the path's."""
+    tiny_parts().save(folder / "base")
+    noise_scale = settings.pop("noise_scale", 0.0)
+    solver = {"solver": "posterior" if noise_scale else "cold", "num_steps": 2}
+    node = colorizer_node(folder / "base", hint_prob=0.5) | {
+        "_target_": "lightning_modules.diffusing_colors.DiffusingColors",
+        "path": {
+            "_target_": "diffusion.bridge_paths.BridgePath",
+            "noise_scale": noise_scale,
+        },
+        "sampler": {"_target_": "diffusion.bridge_samplers.BridgeSampler", **solver},
+    }
+    save_run(folder / "run", node | settings)
+    file = folder / "run" / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    torch.nn.init.normal_(checkpoint["state_dict"]["parts.unet.conv_in.weight"])
+    torch.save(checkpoint, file)
+    return folder / "run"
+
+
+def save_ranker(folder: Path) -> Path:
+    ranker = {"_target_": "networks.vividness.VividnessRanker", "channels": [8, 16]}
+    target = "lightning_modules.vividness_ranker.VividnessRanking"
+    save_run(folder / "run", {"_target_": target, "ranker": ranker})
+    return folder / "run"
