@@ -19,12 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from benchmarks.colorizer_costs import evaluations_per_image, seconds_per_image
 from benchmarks.colorizer_figures import Figures, Spread, spread
+from benchmarks.colorizer_hints import check_hints, hinted_draw
 from benchmarks.colorizer_photos import (
     Draw,
     Photos,
@@ -37,13 +34,8 @@ from benchmarks.colorizer_photos import (
     whole_numbers,
 )
 from benchmarks.colorizer_table import print_table, shown
-from benchmarks.colorizer_vividness import ranker_rows, scores_of
-from color.hints import NUM_RANDOM, hint_map, random_known
-from color.lab import lightness, rgb_to_lab
-from diffusion.seeding import Stream, keyed_uniform
+from benchmarks.colorizer_vividness import candidates, ranker_rows, scores_of
 from lightning_modules.colorizer import Colorizer
-from lightning_modules.diffusing_colors import DiffusingColors
-from lightning_modules.requests import DrawSettings
 from runs.cli import run_door
 from runs.folder import write_text
 from runs.logs import quiet_libraries
@@ -105,7 +97,11 @@ def measure(options: CurveOptions, overrides: list[str]) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     if ranker is None:
         draws = {f"{value:g}": draw_at(module, options.what, value) for value in values}
-        rows = curve(module, draws, photos, seeds, figures, options.rounds)
+        rows = costs(
+            module, draws, photos, options.rounds
+        )  # first, as it finds values that the run cannot take
+        for name, qualities in quality(module, options.what, draws, photos, seeds, figures).items():
+            rows[name] = qualities | rows[name]
     else:
         rows = ranker_rows(module, scores_of(ranker), photos, seeds, values, figures)
     report = {
@@ -144,15 +140,6 @@ def parse_values(options: CurveOptions) -> list[float]:
     return list(dict.fromkeys(values))
 
 
-def check_hints(module: Colorizer, source: str) -> None:
-    """Raises ValueError for a run that has not learned to take hints."""
-    if not (isinstance(module, DiffusingColors) and module.hint_prob > 0):
-        raise ValueError(
-            f"run={source} has not learned to take hints; give a run of diffusing_colors that was trained with "
-            "module.hint_prob=0.5 or another probability above 0"
-        )
-
-
 def draw_at(module: Any, what: str, value: float) -> Draw:
     """How photos are drawn at one value of the curve."""
     if what == "steps":
@@ -162,55 +149,43 @@ def draw_at(module: Any, what: str, value: float) -> Draw:
     return hinted_draw(module, int(value))
 
 
-def hinted_draw(module: DiffusingColors, num_patches: int) -> Draw:
-    """Draws with the true colours of random patches at hand; those of fewer patches are among those of more."""
-
-    @torch.no_grad()
-    def draw(photos: Photos, seed: int) -> Tensor:
-        image = photos.image.to(module.device)
-        given = lightness(image)
-        source = module.codec.encode(module.source_image(image))
-        known = patches(photos, num_patches, seed).to(image.device)
-        hints = hint_map(rgb_to_lab(image)[:, 1:], known, size=(source.shape[-2], source.shape[-1]))
-        condition = module.walk_condition(photos.captions, source, hints)
-        # Without prompts both branches of guidance would be the same.
-        settings = DrawSettings(seed=seed, guidance_scale=1.0)
-        latent = module.draw_from(source, module.sources(photos.ids, seed), condition, settings)
-        return module.finish(given, latent, settings, photos.names)
-
-    return draw
+def costs(
+    module: Colorizer, draws: dict[str, Draw], photos: Photos, num_rounds: int
+) -> dict[str, dict[str, Spread]]:
+    """Network evaluations and seconds by value."""
+    one = photos.part(0, 1)
+    counts = {name: evaluations_per_image(module, draw, one) for name, draw in draws.items()}
+    seconds = seconds_per_image(draws, photos, num_rounds)
+    return {
+        name: {
+            "evaluations_per_image": spread([counts[name]]),
+            "seconds_per_image": spread([seconds[name]]),
+        }
+        for name in draws
+    }
 
 
-def patches(photos: Photos, num_patches: int, seed: int) -> Tensor:
-    """Masks (N, 1, H, W) of random patches, keyed by the photo and the number of the patch."""
-    known = torch.zeros_like(photos.image[:, :1])
-    for number in range(num_patches):
-        sample = (np.array(photos.ids)[:, None] * NUM_RANDOM + np.arange(NUM_RANDOM)).ravel()
-        uniform = keyed_uniform(seed, Stream.HINT, number, sample=sample).reshape(-1, NUM_RANDOM)
-        uniform[:, 0] = 0  # a single patch
-        known = torch.maximum(known, random_known(uniform, (known.shape[-2], known.shape[-1])))
-    return known
-
-
-def curve(
+def quality(
     module: Colorizer,
+    what: str,
     draws: dict[str, Draw],
     photos: Photos,
     seeds: list[int],
     figures: Figures,
-    num_rounds: int,
 ) -> dict[str, dict[str, Spread]]:
     """Figures by value, with their spread over sampling seeds."""
-    # First, as it finds values that the run cannot take.
-    counts = {name: evaluations_per_image(module, draw, photos.part(0, 1)) for name, draw in draws.items()}
-    seconds = seconds_per_image(draws, photos, num_rounds)
-    rows = {}
-    for name, draw in draws.items():
-        found = [figures(draw_all(draw, photos, seed)) for seed in seeds]
-        rows[name] = {key: spread([entry[key] for entry in found]) for key in found[0]}
-        rows[name]["evaluations_per_image"] = spread([counts[name]])
-        rows[name]["seconds_per_image"] = spread([seconds[name]])
-    return rows
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in draws}
+    for seed in seeds:
+        if what == "chroma":  # the same drawn colours at every scale
+            images = iter(candidates(module, photos, seed, [float(name) for name in draws]))
+        else:
+            images = (draw_all(draw, photos, seed) for draw in draws.values())
+        for name, image in zip(draws, images, strict=True):
+            found[name].append(figures(image))
+    return {
+        name: {key: spread([entry[key] for entry in entries]) for key in entries[0]}
+        for name, entries in found.items()
+    }
 
 
 def columns_of(rows: dict[str, dict[str, Spread]]) -> list[str]:

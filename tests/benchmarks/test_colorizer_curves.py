@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 
-from benchmarks.colorizer_curves import CurveOptions, check_hints, hinted_draw, measure, parse_values, patches
+from benchmarks.colorizer_curves import CurveOptions, measure, parse_values
 from benchmarks.colorizer_figures import Figures
-from benchmarks.colorizer_photos import eight_bit, plain_draw
+from benchmarks.colorizer_hints import check_hints, hinted_draw, patches
+from benchmarks.colorizer_photos import draw_all, eight_bit, load_colorizer, plain_draw, read_photos
 from benchmarks.colorizer_vividness import BEST_FIXED, NEAREST, RANKER, picked
 from color.lab import lightness
 from color.transfer import transfer_chroma_exact
@@ -16,9 +17,10 @@ from diffusion.bridge_paths import BridgePath
 from diffusion.bridge_samplers import BridgeSampler
 from lightning_modules.diffusing_colors import DiffusingColors
 from metrics.color import colorfulness
+from runs.build import build
 from tests.benchmarks.small_runs import photos, save_runs
 from tests.models import tiny_parts, tiny_settings
-from tests.runs.saved_runs import save_run
+from tests.runs.saved_runs import datamodule, save_run
 
 SCALES = [0.5, 0.8, 1.0, 1.3, 2.0]
 
@@ -48,11 +50,15 @@ def test_steps_are_evaluations_and_the_files_hold_the_rows(runs, tmp_path, capsy
     assert "seconds per image" in " ".join(capsys.readouterr().out.split())
 
 
-def test_more_chroma_is_more_colour(runs, tmp_path):
-    rows = measured(runs["walk"], "chroma", tmp_path, values="0,0.5,1,1.5")
+def test_more_chroma_is_more_colour_and_what_predict_draws(runs, tmp_path):
+    rows = measured(runs["noisy"], "chroma", tmp_path, values="0,0.5,1,1.5", seeds="3")
     found = [row["colorfulness"]["mean"] for row in rows.values()]
     assert found == sorted(found)
     assert found[0] < 1.5 < found[-1]
+    photos = read_photos(build(datamodule(), "datamodule"), "val", limit=3)
+    module = load_colorizer(runs["noisy"], torch.device("cpu")).module
+    plain = Figures(eight_bit(photos.image))(draw_all(plain_draw(module, chroma_scale=1.5), photos, 3))
+    assert rows["1.5"]["delta_e2000"]["mean"] == pytest.approx(plain["delta_e2000"])
 
 
 def test_hints_reach_the_network_and_zero_patches_are_none():
