@@ -18,16 +18,11 @@ from diffusion.bridge_samplers import BridgeSampler
 from lightning_modules.diffusing_colors import DiffusingColors
 from metrics.color import colorfulness
 from runs.build import build
-from tests.benchmarks.small_runs import photos, save_runs
+from tests.benchmarks.small_runs import photos
 from tests.models import tiny_parts, tiny_settings
 from tests.runs.saved_runs import datamodule, save_run
 
 SCALES = [0.5, 0.8, 1.0, 1.3, 2.0]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return save_runs(tmp_path_factory.mktemp("runs"))
 
 
 def measured(run, what, output, **settings):

@@ -17,13 +17,7 @@ from benchmarks.colorizer_table import Row
 from benchmarks.compare_colorizers import CompareOptions, compare
 from runs.cli import USER_ERRORS
 from runs.messages import sentence
-from tests.benchmarks.small_runs import save_runs
 from tests.runs.saved_runs import datamodule
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return save_runs(tmp_path_factory.mktemp("runs"))
 
 
 class Page(HTMLParser):
@@ -180,7 +174,7 @@ def test_a_bad_list_of_methods_is_named(text, message):
 )
 def test_bad_options_end_in_one_sentence_before_any_drawing(runs, tmp_path, changes, overrides, message):
     with pytest.raises(USER_ERRORS) as caught:
-        compare(options(runs, tmp_path / "out", **changes), overrides)
+        compare(options(runs, tmp_path / "out", **({"methods": f"A={runs['walk']}"} | changes)), overrides)
     assert message in sentence(caught.value, overrides)
     assert not (tmp_path / "out").exists()
 
