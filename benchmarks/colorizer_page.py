@@ -75,7 +75,7 @@ def page_text(title: str, rows: Sequence[Row], columns: Sequence[PhotoColumn], n
 <body>
 <main>
 <h1>Colorizers compared</h1>
-<p>{html.escape(title)} Every method gets the lightness of a photo alone and keeps it. {SPREAD_SENTENCE}</p>
+<p>{html.escape(title)} Every method gets the lightness of a photo and keeps it. {SPREAD_SENTENCE}</p>
 <h2 id="figures">Figures</h2>
 <div class="scroll" tabindex="0" role="region" aria-labelledby="figures">
 {_figures(rows)}

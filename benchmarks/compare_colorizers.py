@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,8 @@ def compare(options: CompareOptions, overrides: list[str]) -> Path:
         variant=options.colorfulness,  # type: ignore[arg-type]  # checked by the metric
         weights_dir=options.weights_dir,
     )
+    costs = {name: [_costs(run, photos) for run in of] for name, of in runs.items()}
+    check_alike(costs)
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -102,12 +104,16 @@ def compare(options: CompareOptions, overrides: list[str]) -> Path:
     rows, drawn_columns = [], []
     seconds = _seconds(runs, photos, options.rounds)
     for name, sources in methods.items():
-        row, pictures = _measured(name, sources, runs[name], photos, seeds, figures, seconds[name])
+        row, pictures = _measured(name, sources, runs[name], photos, seeds, figures)
+        row = replace(
+            row,
+            figures={**row.figures, **_columns(costs[name]), "seconds_per_image": spread([seconds[name]])},
+        )
         rows.append(row)
         drawn_columns += [_page_column(name, label, figures, p, chosen) for label, p in pictures.items()]
     rows += [_baseline_row(name, figures(images)) for name, images in baselines.items()]
 
-    title = _title(options, photos, seeds, first.config["datamodule"]["size_px"], device)
+    shown = [columns[GREY], *drawn_columns, columns[MEAN_COLOUR], columns[TRUTH]]
     report = {
         "options": asdict(options),
         "overrides": overrides,
@@ -116,13 +122,11 @@ def compare(options: CompareOptions, overrides: list[str]) -> Path:
         "num_threads": torch.get_num_threads(),
         "rows": {row.name: _reported(row) for row in rows},
     }
+    title = _title(options, photos, seeds, device)
     write_text(folder / "comparison.json", json.dumps(report, indent=2) + "\n")
     write_text(folder / "comparison.md", markdown(rows, title))
-    shown = [columns[GREY], *drawn_columns, columns[MEAN_COLOUR], columns[TRUTH]]
     write_text(folder / "comparison.html", page_text(title, rows, shown, [photos.names[i] for i in chosen]))
-    used = used_columns(rows)
-    lines = [[row.name, *cells(row, used)] for row in rows]
-    print_table(["", *[column.title for column in used]], lines, title)
+    _show(rows, title)
     _say(f"written to {folder}")
     return folder / "comparison.html"
 
@@ -142,7 +146,6 @@ def _measured(
     photos: Photos,
     seeds: list[int],
     figures: Figures,
-    seconds: float,
 ) -> tuple[Row, dict[str, Tensor]]:
     """A method's row, and the pictures of its first run by what tells them apart."""
     draws: list[dict[str, float | str]] = []
@@ -164,9 +167,7 @@ def _measured(
         if number == 0:
             labels = [f"seed {seed}" for seed in seeds] if varies else [""]
             pictures = dict(list(zip(labels, drawn, strict=False))[:MAX_PAGE_SEEDS])
-    costs = [_costs(run, photos) for run in runs]
-    values = {**_columns(draws), **_columns(several), **_columns(costs)}
-    values["num_draws"], values["seconds_per_image"] = spread([len(draws)]), spread([seconds])
+    values = {**_columns(draws), **_columns(several), "num_draws": spread([len(draws)])}
     return Row(name, values, sources, noisy, draws), pictures
 
 
@@ -178,6 +179,18 @@ def _costs(run: Run, photos: Photos) -> dict[str, float]:
     }
     images = training_images(run)
     return counts if images is None else counts | {"training_images": images}
+
+
+def check_alike(costs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Raises ValueError where runs joined as one method are not: their mean would be of two different things."""
+    for name, entries in costs.items():
+        counts = sorted({entry["evaluations_per_image"] for entry in entries})
+        if len(counts) > 1:
+            listed = " and ".join(f"{count:g}" for count in counts)
+            raise ValueError(
+                f"methods= joins runs of '{name}' that take {listed} network evaluations; give runs of other settings a "
+                "name of their own"
+            )
 
 
 def _columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
@@ -205,12 +218,18 @@ def _reported(row: Row) -> dict[str, Any]:
     }
 
 
-def _title(options: CompareOptions, photos: Photos, seeds: list[int], size_px: int, device: Any) -> str:
+def _title(options: CompareOptions, photos: Photos, seeds: list[int], device: torch.device) -> str:
     prompts = "captions as prompts" if options.captions == "true" else "no prompts"
     return (
-        f"{len(photos)} photos of the {options.split} split at {size_px} pixels, {prompts}, sampling seeds "
+        f"{len(photos)} photos of the {options.split} split at {photos.image.shape[-1]} pixels, {prompts}, sampling seeds "
         f"{', '.join(map(str, seeds))}, on {device.type}."
     )
+
+
+def _show(rows: Sequence[Row], title: str) -> None:
+    columns = used_columns(rows)
+    lines = [[row.name, *cells(row, columns)] for row in rows]
+    print_table(["", *[column.title for column in columns]], lines, title)
 
 
 def _say(line: str) -> None:

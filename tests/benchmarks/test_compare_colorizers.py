@@ -179,6 +179,16 @@ def test_bad_options_end_in_one_sentence_before_any_drawing(runs, tmp_path, chan
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_of_other_settings_are_not_joined(runs, tmp_path):
+    methods = f"A={runs['walk']}; B={runs['walk_b']}|{runs['noisy']}"
+    with pytest.raises(ValueError) as caught:
+        compare(options(runs, tmp_path / "out", methods=methods), [])
+    assert str(caught.value) == (
+        "methods= joins runs of 'B' that take 2 and 3 network evaluations; give runs of other settings a name of their own"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_runs_of_another_size_are_named():
     config = {"seed": 0, "module": {}, "datamodule": datamodule()}
     with pytest.raises(ValueError) as caught:
