@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from color.lab import lightness
+from color.gamut import clip_chroma
+from color.lab import lightness, rgb_to_lab
 from color.transfer import transfer_chroma_exact
 from diffusion.seeding import Stream, keyed_uniform
 from lightning_modules.base import TranslationModule
@@ -22,6 +23,10 @@ from networks.vividness import VividnessRanker
 _VALIDATION = 1_000_003
 # Scales nearer to 1 than this are no pair: even an eye cannot tell.
 _MIN_LOG_SCALE = math.log(1.1)
+# Random numbers of a pair: its scale, and three of the disturbance.
+_NUM_RANDOM = 4
+# Side in pixels of the cells whose mean colour a disturbed photo fades to, and the most its colour is raised after it.
+_CELL_PX, _MAX_RAISE = 8, 2.0
 
 
 class VividnessRanking(TranslationModule):
@@ -31,18 +36,25 @@ class VividnessRanking(TranslationModule):
         ranker: scores images.
         max_scale: the chroma of a pair's other image is scaled by a factor between 1 / max_scale and max_scale,
             uniform in its logarithm.
+        disturb_prob: probability that the hues of a training pair are turned and its colours flattened, of both images
+            alike: a colorizer's colours are not the true ones, and their saturation is to be judged all the same.
         shared: as TranslationModule.
 
     Raises:
-        ValueError: if max_scale is 1.1 or less.
+        ValueError: if max_scale is 1.1 or less, or disturb_prob no probability.
     """
 
-    def __init__(self, *, ranker: VividnessRanker, max_scale: float = 4.0, **shared: Any) -> None:
+    def __init__(
+        self, *, ranker: VividnessRanker, max_scale: float = 4.0, disturb_prob: float = 0.5, **shared: Any
+    ) -> None:
         super().__init__(**shared)
+        if not 0 <= disturb_prob <= 1:
+            raise ValueError(f"module.disturb_prob is {disturb_prob}; expected a probability in [0, 1]")
         if math.log(max(max_scale, 1e-9)) <= _MIN_LOG_SCALE:
             raise ValueError(f"module.max_scale is {max_scale}; expected above 1.1")
         self.ranker = ranker
         self.max_scale = max_scale
+        self.disturb_prob = disturb_prob
         self.freeze_all_but_trained()
 
     def trained_networks(self) -> list[nn.Module]:
@@ -62,9 +74,13 @@ class VividnessRanking(TranslationModule):
         return true, other
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        sample = self.batch_positions(len(batch["image"]))
-        uniform = keyed_uniform(*self.step_key(Stream.TIMESTEP), sample=sample)
-        true, other = self.pair_scores(batch["image"], self.scales(uniform))
+        image, positions = batch["image"], self.batch_positions(len(batch["image"]))
+        sample = (positions[:, None] * _NUM_RANDOM + np.arange(_NUM_RANDOM)).ravel()
+        uniform = keyed_uniform(*self.step_key(Stream.TIMESTEP), sample=sample).reshape(-1, _NUM_RANDOM)
+        chosen = torch.from_numpy(uniform[:, 1] < self.disturb_prob).to(self.device).view(-1, 1, 1, 1)
+        angle, flatness = torch.from_numpy(uniform[:, 2:]).float().to(self.device).unbind(1)
+        image = torch.where(chosen, disturbed(image, 2 * math.pi * angle, flatness), image)
+        true, other = self.pair_scores(image, self.scales(uniform[:, 0]))
         loss = F.softplus(other - true).mean()
         self.log_training(loss)
         return loss
@@ -101,3 +117,26 @@ class VividnessRanking(TranslationModule):
     def load_export(self, folder: Path) -> None:
         loaded = VividnessRanker.from_pretrained(folder / "ranker", use_safetensors=True)
         self.ranker.load_state_dict(loaded.state_dict())
+
+
+def disturbed(image: Tensor, angle: Tensor, flatness: Tensor) -> Tensor:
+    """Images with turned hues and flattened colours, of about the same mean chroma.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        angle: (B,) of the hues' turn, radians.
+        flatness: (B,) in [0, 1]; 1 leaves each region of 8 x 8 pixels its mean colour alone.
+
+    Returns:
+        (B, 3, H, W) in [0, 1] with the same lightness.
+    """
+    lab = rgb_to_lab(image)
+    ab = lab[:, 1:]
+    height, width = image.shape[-2:]
+    coarse = F.adaptive_avg_pool2d(ab, (max(1, height // _CELL_PX), max(1, width // _CELL_PX)))
+    coarse = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+    flat = torch.lerp(ab, coarse, flatness.view(-1, 1, 1, 1))
+    before, after = (x.norm(dim=1).mean((1, 2)).view(-1, 1, 1, 1) for x in (ab, flat))
+    a, b = (flat * (before / after.clamp_min(1e-3)).clamp_max(_MAX_RAISE)).chunk(2, dim=1)
+    cos, sin = angle.cos().view(-1, 1, 1, 1), angle.sin().view(-1, 1, 1, 1)
+    return clip_chroma(torch.cat([lab[:, :1], cos * a - sin * b, sin * a + cos * b], dim=1))

@@ -131,7 +131,9 @@ def test_hints_are_learned_in_a_share_of_the_samples_alone(fit):
 
 def test_without_hints_the_extra_channels_change_nothing_before_training():
     given = lightness(photo_batch()["image"])
-    assert torch.equal(make().colorize(given, [""] * 4, IDS), make(hint_prob=0.5).colorize(given, [""] * 4, IDS))
+    assert torch.equal(
+        make().colorize(given, [""] * 4, IDS), make(hint_prob=0.5).colorize(given, [""] * 4, IDS)
+    )
     with pytest.raises(ValueError, match=r"module.hint_prob is 2; expected a probability"):
         make(hint_prob=2)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from color.lab import rgb_to_lab
-from lightning_modules.vividness_ranker import VividnessRanking
+from lightning_modules.vividness_ranker import VividnessRanking, disturbed
 from networks.vividness import VividnessRanker
 from tests.lightning_modules.pictures import astronaut_batch
 
@@ -60,3 +60,23 @@ def test_an_export_comes_back(tmp_path):
     other.load_export(tmp_path)
     image = torch.rand(2, 3, 32, 32)
     assert torch.equal(one.ranker(image), other.ranker(image))
+
+
+def test_a_disturbance_turns_hues_and_flattens_colours_and_keeps_lightness_and_chroma():
+    image = 0.35 + 0.3 * astronaut_batch()["image"]  # inside the gamut at any hue
+    lab = rgb_to_lab(image)
+    zero = torch.zeros(len(image))
+    assert torch.allclose(disturbed(image, zero, zero), image, atol=1e-4)
+    turned = rgb_to_lab(disturbed(image, zero + math.pi / 2, zero))
+    expected = torch.cat([lab[:, :1], -lab[:, 2:], lab[:, 1:2]], dim=1)
+    assert torch.allclose(turned, expected, atol=0.05)
+    flat = rgb_to_lab(disturbed(image, zero, zero + 1))
+    assert torch.allclose(flat[:, :1], lab[:, :1], atol=0.05)
+    assert flat[:, 1:].std((2, 3)).mean() < 0.9 * lab[:, 1:].std((2, 3)).mean()
+    chroma, before = (x[:, 1:].norm(dim=1).mean((1, 2)) for x in (flat, lab))
+    assert torch.allclose(chroma, before, rtol=0.05)
+
+
+def test_a_share_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="module.disturb_prob is 1.5; expected a probability"):
+        make(disturb_prob=1.5)
