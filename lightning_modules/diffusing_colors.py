@@ -40,6 +40,9 @@ class DiffusingColors(Colorizer):
             path the latent at hand shows the grey one only in part.
         hint_prob: probability that a training sample shows some patches of its true colour, which teaches the U-Net to
             take a user's hints, in three further input channels; 0 leaves the channels out.
+        source_prob: probability that a training sample stands at the source itself, the rest being uniform on the path.
+            Every walk begins there, with the one guess that decides the hues; one step off it, on a path without noise,
+            what is left of the true colours only has to be amplified, which teaches nothing about that guess.
         settings: as Colorizer.
 
     Raises:
@@ -59,22 +62,32 @@ class DiffusingColors(Colorizer):
         norm: Norm = "l2",
         sees_source: bool = False,
         hint_prob: float = 0.0,
+        source_prob: float = 0.0,
         **settings: Any,
     ) -> None:
         super().__init__(sampler=sampler, **settings)
-        if not 0 <= hint_prob <= 1:
-            raise ValueError(f"module.hint_prob is {hint_prob}; expected a probability in [0, 1]")
+        for name, value in (("hint_prob", hint_prob), ("source_prob", source_prob)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"module.{name} is {value}; expected a probability in [0, 1]")
         sampler.check(path)
         self.path = path
         self.objective = BridgeObjective(path, prediction=prediction, weighting=bridge_weighting, norm=norm)
         self.sees_source = sees_source
-        self.hint_prob = hint_prob
+        self.hint_prob, self.source_prob = hint_prob, source_prob
         num_extra = sees_source * self.codec.num_channels + (hint_prob > 0) * NUM_HINT_CHANNELS
         widen_input(self.parts.unet, self.codec.num_channels + num_extra)
         self.freeze_all_but_trained()
 
     def trained_networks(self) -> list[nn.Module]:
         return [self.parts.unet]
+
+    def timesteps(self, uniform: np.ndarray) -> Tensor:
+        """int64 (B,) from numbers in [0, 1); in training a share `source_prob` of them is the source's."""
+        if not (self.training and self.source_prob):
+            return super().timesteps(uniform)
+        spread = np.clip((uniform - self.source_prob) / max(1 - self.source_prob, 1e-12), 0, 1 - 1e-12)
+        last = (self.path.num_timesteps - 0.5) / self.path.num_timesteps
+        return super().timesteps(np.where(uniform < self.source_prob, last, spread))
 
     def losses(
         self, batch: dict[str, Any], captions: list[str], clean: Tensor, noise: Tensor, timestep: Tensor

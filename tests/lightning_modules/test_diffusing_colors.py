@@ -1,5 +1,6 @@
 """Diffusing Colors: its loss, its walk, what noise and prompts change, and that it learns colours."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -127,6 +128,17 @@ def test_hints_are_learned_in_a_share_of_the_samples_alone(fit):
     whole = hints[:, 2] > 0
     assert (hints[:, :2] - true).abs().mean(1)[whole].mean() < 0.1
     assert hints[:, :2].abs().mean(1)[~whole].max() == 0
+
+
+def test_a_share_of_the_training_stands_at_the_source_and_the_rest_is_uniform():
+    module, uniform = make(source_prob=0.5), np.linspace(0, 1, 20000, endpoint=False)
+    found = module.train().timesteps(uniform)
+    assert int((found == 999).sum()) == 10000 + 10
+    assert (found[10000:] - make().timesteps(uniform[::2])).abs().max() <= 1  # rounding
+    assert torch.equal(module.eval().timesteps(uniform), make().timesteps(uniform))
+    assert (make(source_prob=1.0).train().timesteps(uniform) == 999).all()
+    with pytest.raises(ValueError, match=r"module.source_prob is -1; expected a probability"):
+        make(source_prob=-1)
 
 
 def test_without_hints_the_extra_channels_change_nothing_before_training():
