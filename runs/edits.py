@@ -1,6 +1,7 @@
 """What a user draws on one photo: hints of its colours, a region to colour, and where the walk starts."""
 
 import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class EditWords:
                 raise ValueError(
                     f"{name}= belongs to one photo, but input={given} is a folder; give the photo's file"
                 )
-        if self.hints and not Path(self.hints).is_file():
+        if self.hints and not _is_file(self.hints):
             _points(self.hints)
 
     def check_module(self, module: TranslationModule, settings: DrawSettings, num_samples: int) -> None:
@@ -89,7 +90,7 @@ def read_hints(text: str, size_px: tuple[int, int], *, max_pixels: int) -> Known
         FileNotFoundError, ValueError: neither a file nor points, a file of another size or without opaque pixels, a
             point outside the photo.
     """
-    if not Path(text).is_file():
+    if not _is_file(text):
         return _known_at(_points(text), size_px)
     try:
         layer = decode_rgba(Path(text), max_pixels)
@@ -110,7 +111,7 @@ def read_region(text: str, size_px: tuple[int, int], *, max_pixels: int) -> Tens
     Raises:
         FileNotFoundError, ValueError: no such file, or no grey picture of the size (H, W).
     """
-    if not Path(text).is_file():
+    if not _is_file(text):
         raise FileNotFoundError(f"mask={text}: no such file")
     try:
         picture = decode_image(Path(text), max_pixels)
@@ -127,6 +128,11 @@ def read_region(text: str, size_px: tuple[int, int], *, max_pixels: int) -> Tens
     if int(region.min()) == 255:
         log.warning("mask=%s is white everywhere, so all of the photo is coloured", text)
     return region
+
+
+def _is_file(text: str) -> bool:
+    # Not Path.is_file, which raises where a text of many points is longer than a file's name can be.
+    return os.path.isfile(text)
 
 
 def _points(text: str) -> list[tuple[int, int, int, Tensor]]:

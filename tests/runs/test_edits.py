@@ -65,6 +65,17 @@ def test_a_disc_ends_at_the_photos_edge():
     assert len(read_hints("3,3,999999,#ffffff", SIZE_PX, **LIMIT).index) == 600
 
 
+def test_a_text_of_many_points_is_longer_than_a_file_name_and_still_points():
+    text = "; ".join(f"{x},7,1,#a03020" for x in range(30))
+    assert len(text) > 255
+    EditWords(hints=text).check(None)
+    assert sorted(set(read_hints(text, SIZE_PX, **LIMIT).index.tolist())) == list(range(180, 270))
+    with pytest.raises(FileNotFoundError, match="no such file; give a PNG"):
+        EditWords(hints="a" * 300).check(None)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_region("a" * 300, SIZE_PX, **LIMIT)
+
+
 def test_pixels_at_least_half_opaque_are_hints(tmp_path):
     known = read_hints(strokes(tmp_path / "strokes.png"), SIZE_PX, **LIMIT)
     assert known.index.tolist() == [95, 96]
