@@ -87,8 +87,8 @@ def read_hints(text: str, size_px: tuple[int, int], *, max_pixels: int) -> Known
         max_pixels: larger files are refused before decoding.
 
     Raises:
-        FileNotFoundError, ValueError: neither a file nor points, a file of another size or without opaque pixels, a
-            point outside the photo.
+        FileNotFoundError, ValueError: neither a file nor points, a file of another size, one without opaque pixels
+            or with no others, a point outside the photo.
     """
     if not _is_file(text):
         return _known_at(_points(text), size_px)
@@ -102,6 +102,11 @@ def read_hints(text: str, size_px: tuple[int, int], *, max_pixels: int) -> Known
     index = (layer[3].flatten() >= _HALF_OPAQUE).nonzero().squeeze(1)
     if not len(index):
         raise ValueError(f"hints={text} has no opaque pixel; paint the colours that you know")
+    if len(index) == layer[3].numel():
+        raise ValueError(
+            f"hints={text} is opaque everywhere, so that each of its pixels would be a hint; expected strokes on a "
+            "transparent layer over the photo: save that layer alone"
+        )
     return KnownColors(index, layer[:3].flatten(1)[:, index].T, size_px)
 
 

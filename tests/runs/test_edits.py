@@ -180,6 +180,7 @@ def broken_files(folder) -> None:
     strokes(folder / "small.png", (10, 30))
     Image.new("RGB", (30, 20), (200, 0, 0)).save(folder / "opaque.png")
     Image.new("RGBA", (30, 20), (200, 0, 0, 0)).save(folder / "empty.png")
+    Image.new("RGBA", (30, 20), (200, 0, 0, 255)).save(folder / "painted.png")
     Image.new("L", (20, 30), 255).save(folder / "turned.png")
     (folder / "cut.png").write_bytes((folder / "opaque.png").read_bytes()[:40])
 
@@ -190,6 +191,8 @@ def broken_files(folder) -> None:
         ({"hints": "small.png"}, ValueError, "hints=small.png is 30x10 pixels, but the photo is 30x20 (width x height,"),
         ({"hints": "opaque.png"}, ValueError, "hints=opaque.png: it has no transparency; expected strokes on a transparent"),
         ({"hints": "empty.png"}, ValueError, "hints=empty.png has no opaque pixel; paint the colours that you know"),
+        ({"hints": "painted.png"}, ValueError, "hints=painted.png is opaque everywhere, so that each of its pixels would be a "
+         "hint; expected strokes on a transparent layer over the photo: save that layer alone"),
         ({"hints": "cut.png"}, ValueError, "hints=cut.png: "),
         ({"mask": "turned.png"}, ValueError, "mask=turned.png is 20x30 pixels, but the photo is 30x20"),
         ({"mask": "opaque.png"}, ValueError, "mask=opaque.png is in colour; expected a grey picture: white = colour here"),
