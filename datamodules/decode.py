@@ -155,17 +155,24 @@ def decode_image(path: Path, max_pixels: int, *, min_side_px: int | None = None)
     return _decode(path, max_pixels, _to_rgb, min_side_px)
 
 
-def decode_rgba(path: Path, max_pixels: int) -> Tensor:
+def decode_rgba(path: Path, max_pixels: int, *, needs_transparency: bool = True) -> Tensor:
     """Upright picture of a file with transparency, uint8 (4, H, W): colours as they are, and their opacity.
 
+    Args:
+        path: As `decode_image`.
+        max_pixels: As `decode_image`.
+        needs_transparency: False takes a file without any as opaque, its colours as `decode_image` gives them.
+
     Raises:
-        UnreadableImage: As `decode_image`, and if the file has no transparency.
+        UnreadableImage: As `decode_image`, and if the file lacks the transparency that it needs.
     """
 
     def to_rgba(image: Image.Image) -> Image.Image:
-        if not image.has_transparency_data:
+        if image.has_transparency_data:
+            return image.convert("RGBA")
+        if needs_transparency:
             raise UnreadableImage(path, "it has no transparency")
-        return image.convert("RGBA")
+        return _to_rgb(image).convert("RGBA")
 
     return _decode(path, max_pixels, to_rgba)
 

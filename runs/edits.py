@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from color.hints import KnownColors
-from datamodules.decode import UnreadableImage, decode_image, decode_rgba
+from datamodules.decode import UnreadableImage, decode_rgba
 from lightning_modules.base import TranslationModule
 from lightning_modules.colorizer import Colorizer
 from lightning_modules.requests import DrawSettings, Edits
@@ -18,7 +18,7 @@ from lightning_modules.requests import DrawSettings, Edits
 log = logging.getLogger(__name__)
 
 _POINT = re.compile(r"(-?\d{1,6}),(-?\d{1,6})(?:,(\d{1,6}))?,#([0-9a-fA-F]{6})")
-_HALF_OPAQUE = 128
+_HALF_OPAQUE = _HALF_WHITE = 128
 # JPEG's rounding of a grey picture stays below.
 _MAX_TINT = 16
 
@@ -114,25 +114,46 @@ def read_region(text: str, size_px: tuple[int, int], *, max_pixels: int) -> Tens
     """A region uint8 (H, W) from a grey picture: white = colour here, black = keep what the photo has.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or no grey picture of the size (H, W).
+        FileNotFoundError, ValueError: no such file, or no opaque grey picture of the size (H, W), in part lighter than
+            half of white.
     """
     if not _is_file(text):
         raise FileNotFoundError(f"mask={text}: no such file")
     try:
-        picture = decode_image(Path(text), max_pixels)
+        picture = decode_rgba(Path(text), max_pixels, needs_transparency=False)
     except UnreadableImage as error:
         raise ValueError(
             f"mask={text}: {error.reason}; expected a grey picture of the photo's size"
         ) from error
     _check_size("mask", text, picture, size_px)
-    if int((picture.amax(0) - picture.amin(0)).max()) > _MAX_TINT:
+    if int(picture[3].min()) < 255:
+        raise ValueError(
+            f"mask={text} has transparent pixels, which say neither colour nor keep; expected a grey picture without "
+            "transparency: save it flattened, white = colour here, black = keep what the photo has"
+        )
+    if int((picture[:3].amax(0) - picture[:3].amin(0)).max()) > _MAX_TINT:
         raise ValueError(
             f"mask={text} is in colour; expected a grey picture: white = colour here, black = keep what the photo has"
         )
     region = picture[1].contiguous()
+    _check_white(text, int(region.max()))
     if int(region.min()) == 255:
         log.warning("mask=%s is white everywhere, so all of the photo is coloured", text)
     return region
+
+
+def _check_white(text: str, lightest: int) -> None:
+    """Raises a ValueError for a mask that would do nothing, or next to nothing as its white is no white."""
+    if lightest == 0:
+        raise ValueError(
+            f"mask={text} is black everywhere, so that nothing would be coloured; paint white where the photo is to be "
+            "coloured (255, in a file of 16 bits 65535)"
+        )
+    if lightest < _HALF_WHITE:
+        raise ValueError(
+            f"mask={text} goes up to {lightest} where white is 255; expected white = colour here, black = keep what the "
+            "photo has: save it with 255 for white, in a file of 16 bits with 65535"
+        )
 
 
 def _is_file(text: str) -> bool:

@@ -100,6 +100,20 @@ def test_a_mask_is_read_as_grey(tmp_path):
     assert np.array_equal(region.numpy(), values.astype(np.uint8))
 
 
+@pytest.mark.parametrize(
+    ("mode", "white"), [("1", 1), ("L", 255), ("LA", (255, 255)), ("RGBA", (255,) * 4), ("I;16", 65535)]
+)
+def test_a_mask_of_any_mode_without_transparent_pixels_will_do(tmp_path, mode, white):
+    picture = Image.new(mode, (30, 20))
+    if mode in ("LA", "RGBA"):
+        picture.putalpha(255)
+    picture.putpixel((4, 2), white)
+    picture.save(tmp_path / "mask.png")
+    region = read_region(str(tmp_path / "mask.png"), SIZE_PX, **LIMIT)
+    assert region.shape == SIZE_PX
+    assert (int(region.sum()), int(region[2, 4])) == (255, 255)
+
+
 def test_a_white_mask_is_worth_a_warning(tmp_path, caplog):
     Image.new("L", (30, 20), 255).save(tmp_path / "mask.png")
     read_region(str(tmp_path / "mask.png"), SIZE_PX, **LIMIT)
@@ -145,9 +159,12 @@ def test_hints_mask_and_start_change_what_they_should(bridge_dir, photo_file):
 
 def test_a_region_of_any_colorizer(colorizer_dir, photo_file):
     folder = photo_file.parent
-    Image.new("L", (30, 20), 0).save(folder / "mask.png")
+    mask = np.zeros(SIZE_PX, np.uint8)
+    mask[5, 8] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
     assert predicted(colorizer_dir, photo_file, mask=str(folder / "mask.png")) == 0
-    assert np.array_equal(pixels_of(folder / "out" / "photo.png"), pixels_of(photo_file))
+    differs = (pixels_of(folder / "out" / "photo.png") != pixels_of(photo_file)).any(-1)
+    assert np.argwhere(differs).tolist() == [[5, 8]]
 
 
 def test_without_a_word_nothing_is_edited():
@@ -182,6 +199,12 @@ def broken_files(folder) -> None:
     Image.new("RGBA", (30, 20), (200, 0, 0, 0)).save(folder / "empty.png")
     Image.new("RGBA", (30, 20), (200, 0, 0, 255)).save(folder / "painted.png")
     Image.new("L", (20, 30), 255).save(folder / "turned.png")
+    Image.new("L", (30, 20), 0).save(folder / "black.png")
+    Image.new("L", (30, 20), 1).save(folder / "ones.png")
+    Image.fromarray(np.full(SIZE_PX, 255, np.uint16)).save(folder / "deep.png")
+    Image.new("RGBA", (30, 20), (255, 255, 255, 254)).save(folder / "layer.png")
+    Image.new("LA", (30, 20), (255, 0)).save(folder / "shades.png")
+    Image.new("P", (30, 20), 0).save(folder / "palette.png", transparency=0)
     (folder / "cut.png").write_bytes((folder / "opaque.png").read_bytes()[:40])
 
 
@@ -196,6 +219,14 @@ def broken_files(folder) -> None:
         ({"hints": "cut.png"}, ValueError, "hints=cut.png: "),
         ({"mask": "turned.png"}, ValueError, "mask=turned.png is 20x30 pixels, but the photo is 30x20"),
         ({"mask": "opaque.png"}, ValueError, "mask=opaque.png is in colour; expected a grey picture: white = colour here"),
+        ({"mask": "black.png"}, ValueError, "mask=black.png is black everywhere, so that nothing would be coloured; paint white"),
+        ({"mask": "ones.png"}, ValueError, "mask=ones.png goes up to 1 where white is 255; expected white = colour here, "
+         "black = keep what the photo has: save it with 255 for white, in a file of 16 bits with 65535"),
+        ({"mask": "deep.png"}, ValueError, "mask=deep.png goes up to 1 where white is 255; expected white"),
+        ({"mask": "layer.png"}, ValueError, "mask=layer.png has transparent pixels, which say neither colour nor keep; "
+         "expected a grey picture without transparency: save it flattened, white = colour here"),
+        ({"mask": "shades.png"}, ValueError, "mask=shades.png has transparent pixels"),
+        ({"mask": "palette.png"}, ValueError, "mask=palette.png has transparent pixels"),
         ({"mask": "nowhere.png"}, FileNotFoundError, "mask=nowhere.png: no such file"),
         ({"mask": "cut.png"}, ValueError, "expected a grey picture of the photo's size"),
     ],
