@@ -37,11 +37,13 @@ def blend_chroma(photo: Tensor, colored: Tensor, region: Tensor) -> Tensor:
     return result
 
 
-def region_share(region: Tensor, size: tuple[int, int]) -> Tensor:
-    """How much of each cell lies inside a region uint8 (H, W): (1, 1, h, w) in [0, 1], exactly 1 where all does."""
-    # In 8 bits, without a float copy of a large photo.
-    small = F.interpolate(region[None, None], size=size, mode="bilinear", antialias=True)
-    return small.float() / 255
+def touched_cells(region: Tensor, size: tuple[int, int]) -> Tensor:
+    """1 for each cell with a pixel of a region uint8 (H, W), however small, and else 0: float (1, 1, h, w)."""
+    height, num_rows = len(region), size[0]
+    # Rows first and in 8 bits: no float copy of a large photo. The windows are those of adaptive_max_pool2d.
+    windows = [(i * height // num_rows, -(-(i + 1) * height // num_rows)) for i in range(num_rows)]
+    rows = torch.stack([region[start:stop].amax(0) for start, stop in windows])
+    return F.adaptive_max_pool2d((rows > 0).float()[None, None], size)
 
 
 def _mixed(photo: Tensor, colored: Tensor, share: Tensor) -> Tensor:

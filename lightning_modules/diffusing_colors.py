@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from color.hints import NUM_HINT_CHANNELS, NUM_RANDOM, hint_map, known_map, no_hints, random_known
 from color.lab import grey_image, lightness, rgb_to_lab
-from color.regions import region_share
+from color.regions import touched_cells
 from diffusion.bridge_objectives import BridgeObjective, BridgePrediction, BridgeWeighting, Norm
 from diffusion.bridge_paths import BridgePath
 from diffusion.bridge_samplers import AfterStep, BridgeSampler
@@ -177,28 +177,28 @@ class DiffusingColors(Colorizer):
         own = self.codec.encode(image)
         walk: dict[str, Any] = {} if edits.start == 1 else {"start": edits.start, "current": own}
         if edits.region is not None:
-            share = region_share(edits.region, (source.shape[-2], source.shape[-1])).to(source.device)
+            inside = touched_cells(edits.region, (source.shape[-2], source.shape[-1])).to(source.device)
             # Noise of its own: the sampler's draws inside the region stay what they are without one.
             outside = generators(seed, Stream.REGION, sample=sample_ids, device=source.device)
-            walk["after_step"] = self.keep_outside(own, source, share, randn(source.shape[1:], outside))
+            walk["after_step"] = self.keep_outside(own, source, inside, randn(source.shape[1:], outside))
             if edits.start < 1:
                 level = self.path.level(self.path.nearest(edits.start))
-                walk["current"] = torch.lerp(self.path.mix(own, source, level), own, share)
+                walk["current"] = torch.lerp(self.path.mix(own, source, level), own, inside)
         return walk
 
-    def keep_outside(self, own: Tensor, source: Tensor, share: Tensor, noise: Tensor) -> AfterStep:
+    def keep_outside(self, own: Tensor, source: Tensor, inside: Tensor, noise: Tensor) -> AfterStep:
         """Holds what lies outside a region on the path from the photo's own latents to the source.
 
         Args:
             own: latents (B, Z, h, w) of the photo with the colours that it has.
             source: (B, Z, h, w).
-            share: (1, 1, h, w) of the region, 1 inside and 0 outside.
+            inside: (1, 1, h, w), 1 in the region's cells and 0 outside.
             noise: (B, Z, h, w), the same at every level.
         """
 
         def keep(x: Tensor, level: float) -> Tensor:
             known = self.path.mix(own, source, level) + self.path.std(level) * noise
-            return torch.lerp(known, x, share)
+            return torch.lerp(known, x, inside)
 
         return keep
 

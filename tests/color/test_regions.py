@@ -1,11 +1,11 @@
-"""A region: inside and outside bit for bit, mixed colours between, and its share of the cells."""
+"""A region: inside and outside bit for bit, mixed colours between, and the cells that it touches."""
 
 import pytest
 import torch
 from skimage import data
 
 from color.lab import rgb_to_lab
-from color.regions import blend_chroma, region_share
+from color.regions import blend_chroma, touched_cells
 
 
 def photo_and_colored() -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,16 +37,31 @@ def test_grey_values_mix_ab_on_the_photos_own_lightness(monkeypatch):
 
 
 @pytest.mark.parametrize("size_px", [(64, 96), (61, 203), (5, 7)])
-def test_the_share_of_cells_is_exact_where_a_region_is_whole(size_px):
-    for value, share in ((255, 1.0), (0, 0.0)):
+def test_a_whole_region_has_all_cells_and_an_empty_one_none(size_px):
+    for value, inside in ((255, 1.0), (0, 0.0)):
         region = torch.full(size_px, value, dtype=torch.uint8)
-        assert torch.equal(region_share(region, (8, 12)), torch.full((1, 1, 8, 12), share))
+        assert torch.equal(touched_cells(region, (8, 12)), torch.full((1, 1, 8, 12), inside))
 
 
-def test_the_share_of_cells_follows_the_region():
+def test_every_cell_that_a_region_touches_is_inside():
     region = torch.zeros(64, 96, dtype=torch.uint8)
     region[:, 48:] = 255
-    share = region_share(region, (8, 12))[0, 0]
-    assert torch.equal(share[:, :5], torch.zeros(8, 5))
-    assert torch.equal(share[:, 7:], torch.ones(8, 5))
-    assert share.mean() == pytest.approx(0.5, abs=0.01)
+    region[17, 9] = 1
+    expected = torch.zeros(8, 12)
+    expected[:, 6:] = 1
+    expected[2, 1] = 1
+    assert torch.equal(touched_cells(region, (8, 12))[0, 0], expected)
+
+
+@pytest.mark.parametrize("size_px", [(61, 203), (5, 7), (8, 13)])
+def test_cells_that_share_a_pixel_are_all_touched_by_it(size_px):
+    """Pixel y spans [y, y + 1) h / H in cells."""
+    for y, x in ((0, 0), (3, 5), (size_px[0] - 1, size_px[1] - 1)):
+        region = torch.zeros(size_px, dtype=torch.uint8)
+        region[y, x] = 7
+        rows, columns = (
+            {k for k in range(cells) if k * px < (at + 1) * cells and (k + 1) * px > at * cells}
+            for at, px, cells in ((y, size_px[0], 8), (x, size_px[1], 12))
+        )
+        found = {tuple(cell) for cell in touched_cells(region, (8, 12))[0, 0].nonzero().tolist()}
+        assert found == {(row, column) for row in rows for column in columns}
