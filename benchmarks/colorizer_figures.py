@@ -68,9 +68,11 @@ class Figures:
             figures["frechet_squeezenet"] = self._frechet_distance(images)
         return figures
 
-    def delta_e(self, images: Tensor) -> Tensor:
-        """CIEDE2000 of each photo, float64 (N,)."""
-        return self._over_chunks(DeltaE2000(), images)
+    def delta_e(self, images: Tensor, chosen: list[int] | None = None) -> Tensor:
+        """CIEDE2000 of each photo, or of the chosen ones alone, float64 (N,)."""
+        if chosen is None:
+            return self._over_chunks(DeltaE2000(), images)
+        return DeltaE2000().per_image(images[chosen].float() / 255, self.truth[chosen].float() / 255).double()
 
     def colorfulness(self, images: Tensor) -> Tensor:
         """Of each photo, float64 (N,)."""

@@ -143,10 +143,16 @@ def eight_bit(image: Tensor) -> Tensor:
     return to_8_bit(image).byte().cpu()
 
 
-def depends_on_seed(draw: Draw, photos: Photos, seed: int) -> bool:
-    """Whether the first batch looks different with another seed."""
-    first = photos.part(0, BATCH_SIZE)
-    return not torch.equal(eight_bit(draw(first, seed)), eight_bit(draw(first, seed + 1)))
+def depends_on_seed(draw: Draw, photos: Photos, drawn: Tensor, seed: int) -> bool:
+    """Whether the first batch looks different with another seed than the one that all photos were drawn with."""
+    return not torch.equal(eight_bit(draw(photos.part(0, BATCH_SIZE), seed + 1)), drawn[:BATCH_SIZE])
+
+
+def draw_seeds(draw: Draw, photos: Photos, seeds: list[int]) -> tuple[list[Tensor], bool]:
+    """All photos with every seed, or with the first alone where the seed changes nothing; and whether it does."""
+    first = draw_all(draw, photos, seeds[0])
+    varies = depends_on_seed(draw, photos, first, seeds[0])
+    return [first, *[draw_all(draw, photos, seed) for seed in seeds[1:] if varies]], varies
 
 
 def whole_numbers(key: str, text: str) -> list[int]:

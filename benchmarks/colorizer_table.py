@@ -59,11 +59,12 @@ COLUMNS = (
         "Colour difference to the truth if the nearest of the seeds is taken for each photo; lower is better.",
     ),
     Column(
-        "num_draws",
-        "n",
-        0,
-        "How many draws of all photos (training runs times sampling seeds) mean and spread are taken over.",
+        "sampling_spread",
+        "sampling spread, CIEDE2000",
+        2,
+        "Standard deviation of CIEDE2000 over the sampling seeds of one run, mean over runs; a dash where one draw is all.",
     ),
+    Column("num_runs", "n", 0, "Training runs that mean and ± are taken over."),
     Column("training_images", "photos trained on", 0, "Photos that the training took, repeats counted."),
     Column(
         "seconds_per_image",
@@ -80,7 +81,10 @@ COLUMNS = (
     Column("trained_parameters", "trained, M", 2, "Millions of parameters that the method trains.", 1e-6),
     Column("parameters", "parameters, M", 2, "Millions of parameters that take part, frozen ones too.", 1e-6),
 )
-SPREAD_SENTENCE = "A figure is the mean ± the standard deviation over n draws."
+SPREAD_SENTENCE = (
+    "A figure is the mean over n training runs ± the sample standard deviation between them, each run with its mean over "
+    "the sampling seeds; a single run has no ±."
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,9 @@ class Row:
     figures: Mapping[str, Spread]
     runs: Sequence[str] = ()
     depends_on_seed: bool = False
+    sampling_std: Mapping[str, float] = field(
+        default_factory=dict
+    )  # over the seeds of one run, mean over runs
     draws: Sequence[Mapping[str, float | str]] = field(default_factory=list)
 
     @property
@@ -100,7 +107,7 @@ class Row:
 
 
 def shown(value: Spread | None, digits: int = 2, unit: float = 1.0) -> str:
-    """A figure as text: mean, and the spread where it is not zero.
+    """A figure as text: mean, and the spread where there is one.
 
     Example:
         >>> shown(Spread(14.486, 0.124, 3)), shown(Spread(102400.0, 0.0, 3), 0), shown(None)

@@ -7,7 +7,8 @@ import torch
 from benchmarks.colorizer_costs import evaluations_per_image, parameters, seconds_per_image, training_images
 from benchmarks.colorizer_figures import Figures, spread
 from benchmarks.colorizer_photos import (
-    depends_on_seed,
+    draw_all,
+    draw_seeds,
     eight_bit,
     load_colorizer,
     plain_draw,
@@ -100,8 +101,13 @@ def test_noise_is_found_by_drawing():
         module.parts.vae.register_to_config(scaling_factor=0.05)  # an untrained decoder hardly shows colour
         return module.eval()
 
-    assert not depends_on_seed(plain_draw(walk(0.0)), photos(), 0)
-    assert depends_on_seed(plain_draw(walk(1.0)), photos(), 0)
+    calm, varies = draw_seeds(plain_draw(walk(0.0)), photos(), [0, 3])
+    assert not varies
+    assert len(calm) == 1
+    drawn, varies = draw_seeds(plain_draw(walk(1.0)), photos(), [0, 3])
+    assert varies
+    assert len(drawn) == 2
+    assert torch.equal(drawn[1], draw_all(plain_draw(walk(1.0)), photos(), 3))
 
 
 def test_photos_seen_are_steps_times_batch_accumulation_and_processes(tmp_path):

@@ -6,18 +6,25 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from benchmarks.colorizer_alike import check_alike
 from benchmarks.colorizer_figures import spread
-from benchmarks.colorizer_methods import parse_methods
+from benchmarks.colorizer_methods import Entrant, load_methods, parse_methods
 from benchmarks.colorizer_page import PhotoColumn, page_text
-from benchmarks.colorizer_photos import Photos, photos_datamodule, read_photos
+from benchmarks.colorizer_photos import Photos, photos_datamodule, plain_draw, read_photos
+from benchmarks.colorizer_sources import Settings, Source
 from benchmarks.colorizer_table import Row
 from benchmarks.compare_colorizers import CompareOptions, compare
+from callbacks.csv_logger import AppendingCSVLogger
+from lightning_modules.colorizer import CHROMA_SCALES
 from runs.cli import USER_ERRORS
+from runs.load import Run
 from runs.messages import sentence
-from tests.runs.saved_runs import datamodule
+from tests.benchmarks.small_runs import photos
+from tests.runs.saved_runs import datamodule, save_ranker
 
 
 class Page(HTMLParser):
@@ -44,7 +51,8 @@ class Page(HTMLParser):
 
 def options(runs: dict[str, str], output: Path, **changes) -> CompareOptions:
     methods = (
-        f"Control<Net>={runs['controlnet']}; Walk={runs['walk']}|{runs['walk_b']}; Noisy={runs['noisy']}"
+        f"Control<Net>={runs['controlnet']}; Walk={runs['walk']}|{runs['walk_b']}; "
+        f"Noisy={runs['noisy']}|{runs['noisy_b']}; Short={runs['walk']}@steps=1"
     )
     plain = CompareOptions(methods=methods, output=str(output), seeds="0,5", limit=3, rounds=1, device="cpu")
     return replace(plain, **changes)
@@ -54,7 +62,16 @@ def test_the_comparison_has_table_report_and_page(runs, tmp_path, capsys):
     page = compare(options(runs, tmp_path), ["datamodule=builtin_photos"])
     report = json.loads((tmp_path / "comparison.json").read_text())
     rows = report["rows"]
-    names = ["Control<Net>", "Walk", "Noisy", "grey", "mean colour", "autoencoder's ceiling", "truth"]
+    names = [
+        "Control<Net>",
+        "Walk",
+        "Noisy",
+        "Short",
+        "grey",
+        "mean colour",
+        "autoencoder's ceiling",
+        "truth",
+    ]
     assert list(rows) == names
     assert report["num_photos"] == 3
 
@@ -62,16 +79,30 @@ def test_the_comparison_has_table_report_and_page(runs, tmp_path, capsys):
     draws = {name: [(d["run"], d["seed"]) for d in row["draws"]] for name, row in rows.items()}
     assert draws["Walk"] == [(runs["walk"], 0), (runs["walk_b"], 0)]  # no noise: one draw of each run
     assert draws["Control<Net>"] == [(runs["controlnet"], 0), (runs["controlnet"], 5)]
-    assert [rows[name]["depends_on_seed"] for name in names[:4]] == [True, False, True, False]
+    assert [rows[name]["depends_on_seed"] for name in names[:5]] == [True, False, True, False, False]
     values = [draw["delta_e2000"] for draw in rows["Walk"]["draws"]]
     assert figures["Walk"]["delta_e2000"] == {
         "mean": pytest.approx(sum(values) / 2),
         "std": pytest.approx(abs(values[0] - values[1]) / 2**0.5),
         "num": 2,
     }
-    assert [figures[name]["num_draws"]["mean"] for name in names[:2]] == [2, 2]
+    # Seeds are averaged within a run, and the spread is that of the two runs.
+    noisy = np.array([draw["delta_e2000"] for draw in rows["Noisy"]["draws"]]).reshape(2, 2)
+    assert figures["Noisy"]["delta_e2000"] == {
+        "mean": pytest.approx(noisy.mean()),
+        "std": pytest.approx(noisy.mean(1).std(ddof=1)),
+        "num": 2,
+    }
+    assert rows["Noisy"]["sampling_std"]["delta_e2000"] == pytest.approx(noisy.std(1, ddof=1).mean())
+    assert figures["Noisy"]["sampling_spread"]["mean"] == rows["Noisy"]["sampling_std"]["delta_e2000"] > 0
+    assert figures["Control<Net>"]["delta_e2000"]["std"] is None  # one run, whatever its seeds
+    assert figures["Control<Net>"]["sampling_spread"]["mean"] > 0
+    assert "sampling_spread" not in figures["Walk"]
+    assert [figures[name]["num_runs"]["mean"] for name in names[:4]] == [1, 2, 2, 1]
     assert figures["Control<Net>"]["evaluations_per_image"]["mean"] == 4  # 2 steps under guidance
     assert figures["Walk"]["evaluations_per_image"]["mean"] == 3
+    assert figures["Short"]["evaluations_per_image"]["mean"] == 1
+    assert rows["Short"]["draws"][0]["run"] == f"{runs['walk']}@steps=1"
     assert figures["Control<Net>"]["diversity"]["mean"] > 0
     assert "diversity" not in figures["Walk"]
     assert "training_images" not in figures["Walk"]  # these runs logged nothing
@@ -79,8 +110,8 @@ def test_the_comparison_has_table_report_and_page(runs, tmp_path, capsys):
     assert figures["grey"]["colorfulness"]["mean"] == pytest.approx(0, abs=1.5)
 
     parsed = Page(page.read_text(encoding="utf-8"))
-    # Grey, two seeds, one walk of the first run, two seeds, mean colour, truth.
-    assert len(parsed.pictures) == 3 * (1 + 2 + 1 + 2 + 1 + 1)
+    # Grey, two seeds, one walk of the first run, two seeds, the short walk, mean colour, truth.
+    assert len(parsed.pictures) == 3 * (1 + 2 + 1 + 2 + 1 + 1 + 1)
     assert page.stat().st_size > 1000
     for text in ((tmp_path / "comparison.md").read_text(encoding="utf-8"), capsys.readouterr().out):
         assert "Control<Net>" in text
@@ -127,7 +158,63 @@ def test_the_page_is_whole_and_says_what_each_picture_is():
 
 
 def test_methods_are_names_with_one_or_several_runs():
-    assert parse_methods(" A b=x ; C = y|z/u=v;") == {"A b": ["x"], "C": ["y", "z/u=v"]}
+    assert parse_methods(" A b=x ; C = y|z/u=v;") == {
+        "A b": [Source("x", "x")],
+        "C": [Source("y", "y"), Source("z/u=v", "z/u=v")],
+    }
+
+
+def test_a_run_may_have_settings_of_its_own():
+    found = parse_methods("A=me@home/x@steps=1, chroma=0.6; B=x@guidance=2,chroma=auto; C=me@home/x")
+    assert found["A"] == [Source("me@home/x@steps=1, chroma=0.6", "me@home/x", Settings(steps=1, chroma=0.6))]
+    assert found["B"][0].settings == Settings(guidance=2.0, chroma="auto")
+    assert found["C"] == [Source("me@home/x", "me@home/x")]
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (
+            "x@step=1",
+            "where 'step=1' is not steps=N, guidance=SCALE, chroma=SCALE or chroma=auto; write RUN@steps=1,chroma=0.6",
+        ),
+        ("x@steps", "where 'steps' is not steps=N, guidance=SCALE, chroma=SCALE or chroma=auto; write RUN@"),
+        ("x@steps=1.5", "where steps=1.5 is not a whole number of at least 1"),
+        ("x@steps=0", "where steps=0 is not a whole number of at least 1"),
+        ("x@guidance=nan", "where guidance=nan is not a number from 0; 1 is off"),
+        (
+            "x@chroma=loud",
+            "where chroma=loud is neither a number from 0 nor auto; 0 is grey, 1 as drawn, auto what the ranker picks",
+        ),
+        ("x@steps=1,steps=2", "which gives steps twice; give it once"),
+    ],
+)
+def test_bad_settings_of_a_run_are_named(run, message):
+    with pytest.raises(ValueError) as caught:
+        parse_methods(f"A={run}")
+    assert str(caught.value).startswith(f"methods= has '{run}', {message}")
+
+
+def test_settings_reach_the_drawing_and_a_run_is_loaded_once(runs, tmp_path):
+    ranker = save_ranker(tmp_path / "ranker")
+    text = f"A={runs['walk']}; B={runs['walk']}@steps=1,chroma=0.6; C={runs['walk']}@chroma=auto"
+    found = load_methods(parse_methods(text), torch.device("cpu"), str(ranker))
+    plain, calm, auto = (found[name][0] for name in "ABC")
+    assert plain.run is calm.run is auto.run
+    expected = plain_draw(plain.run.module, num_steps=1, chroma_scale=0.6)(photos(), 0)
+    assert torch.equal(calm.draw(photos(), 0), expected)
+    assert not torch.equal(plain.draw(photos(), 0), expected)
+    scaled = [plain_draw(plain.run.module, chroma_scale=scale)(photos(), 0) for scale in CHROMA_SCALES]
+    for number, image in enumerate(auto.draw(photos(), 0)):
+        assert any(torch.allclose(image, candidates[number], atol=1e-5) for candidates in scaled)
+
+
+def test_a_ranker_that_nothing_asks_is_named(runs):
+    with pytest.raises(ValueError) as caught:
+        load_methods(parse_methods(f"A={runs['walk']}"), torch.device("cpu"), "x")
+    assert str(caught.value) == (
+        "ranker=x has no effect, as no run of methods= draws with chroma=auto; write RUN@chroma=auto, or leave ranker out"
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,13 +267,41 @@ def test_bad_options_end_in_one_sentence_before_any_drawing(runs, tmp_path, chan
 
 
 def test_runs_of_other_settings_are_not_joined(runs, tmp_path):
-    methods = f"A={runs['walk']}; B={runs['walk_b']}|{runs['noisy']}"
+    methods = f"A={runs['walk']}; B={runs['walk_b']}|{runs['walk_vivid']}"
     with pytest.raises(ValueError) as caught:
         compare(options(runs, tmp_path / "out", methods=methods), [])
     assert str(caught.value) == (
-        "methods= joins runs of 'B' that take 2 and 3 network evaluations; give runs of other settings a name of their own"
+        "methods= joins runs of 'B' that differ in module.chroma_scale (not set and 2.0); give runs of other settings a "
+        "name of their own"
     )
     assert not (tmp_path / "out").exists()
+
+
+def trained(folder: Path, num_steps: int, settings: Settings | None = None) -> Entrant:
+    """A run of so many steps of 4 photos; what it draws is never asked."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "best.ckpt").touch()
+    AppendingCSVLogger(folder).log_metrics({"train/loss": 1.0}, num_steps - 1)
+    config = {"module": {"norm": "l2"}, "datamodule": {"batch_size": 4}}
+    run = Run(module=None, config=config, source=folder / "checkpoints" / "best.ckpt")
+    return Entrant(Source(str(folder), str(folder), settings or Settings()), run, plain_draw(None))
+
+
+def test_runs_of_other_training_or_drawing_are_not_joined(tmp_path):
+    one, same, longer = (trained(tmp_path / name, steps) for name, steps in (("a", 10), ("b", 10), ("c", 20)))
+    check_alike({"A": [one, same], "B": [longer]})
+    with pytest.raises(ValueError) as caught:
+        check_alike({"A": [one, same, longer]})
+    assert str(caught.value) == (
+        "methods= joins runs of 'A' that were trained on 40 and 80 photos; join runs of equal training, or give them names "
+        "of their own"
+    )
+    with pytest.raises(ValueError) as caught:
+        check_alike({"A": [one, trained(tmp_path / "d", 10, Settings(steps=1, chroma="auto"))]})
+    assert str(caught.value) == (
+        "methods= joins runs of 'A' that draw with no settings and with steps=1,chroma=auto; give runs of other settings a "
+        "name of their own"
+    )
 
 
 def test_runs_of_another_size_are_named():
