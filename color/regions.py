@@ -11,6 +11,8 @@ from color.gamut import clip_chroma
 from color.lab import rgb_to_lab
 
 _STRIP_PX = 256
+# Mean chroma in CIELAB: the rounding of a grey JPEG stays below, a toned print (sepia) lies far above.
+_GREY_BELOW = 2.0
 
 
 @torch.no_grad()
@@ -44,6 +46,13 @@ def touched_cells(region: Tensor, size: tuple[int, int]) -> Tensor:
     windows = [(i * height // num_rows, -(-(i + 1) * height // num_rows)) for i in range(num_rows)]
     rows = torch.stack([region[start:stop].amax(0) for start, stop in windows])
     return F.adaptive_max_pool2d((rows > 0).float()[None, None], size)
+
+
+def is_grey_outside(image: Tensor, region: Tensor) -> Tensor:
+    """Whether photos (B, 3, h, w) in [0, 1] have hardly any colour outside a region uint8 (H, W): bool (B,)."""
+    outside = 1 - touched_cells(region, (image.shape[-2], image.shape[-1])).to(image.device)
+    chroma = rgb_to_lab(image)[:, 1:].norm(dim=1, keepdim=True)
+    return (chroma * outside).sum((1, 2, 3)) < _GREY_BELOW * outside.sum().clamp(min=1)
 
 
 def _mixed(photo: Tensor, colored: Tensor, share: Tensor) -> Tensor:

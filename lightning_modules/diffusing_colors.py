@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from color.hints import NUM_HINT_CHANNELS, NUM_RANDOM, hint_map, known_map, no_hints, random_known
 from color.lab import grey_image, lightness, rgb_to_lab
-from color.regions import touched_cells
+from color.regions import is_grey_outside, touched_cells
 from diffusion.bridge_objectives import BridgeObjective, BridgePrediction, BridgeWeighting, Norm
 from diffusion.bridge_paths import BridgePath
 from diffusion.bridge_samplers import AfterStep, BridgeSampler
@@ -143,7 +143,10 @@ class DiffusingColors(Colorizer):
     def draw_edited(
         self, image: Tensor, captions: list[str], sample_ids: list[int], settings: DrawSettings, edits: Edits
     ) -> Tensor:
-        """As Colorizer.draw_edited: hints reach the U-Net, and outside the region the latents keep to the photo's own."""
+        """As Colorizer.draw_edited: hints reach the U-Net, and outside the region the latents keep to the photo's own.
+
+        Of a photo that is grey outside all is drawn, as without a region.
+        """
         self.check_edits(hints=edits.hints is not None, start=edits.start)
         source = self.codec.encode(self.source_image(image))
         hints = None
@@ -178,6 +181,8 @@ class DiffusingColors(Colorizer):
         walk: dict[str, Any] = {} if edits.start == 1 else {"start": edits.start, "current": own}
         if edits.region is not None:
             inside = touched_cells(edits.region, (source.shape[-2], source.shape[-1])).to(source.device)
+            # The decoder dulls colours among grey latents: of a photo that is grey outside all is drawn.
+            inside = inside.maximum(is_grey_outside(image, edits.region).float().view(-1, 1, 1, 1))
             # Noise of its own: the sampler's draws inside the region stay what they are without one.
             outside = generators(seed, Stream.REGION, sample=sample_ids, device=source.device)
             walk["after_step"] = self.keep_outside(own, source, inside, randn(source.shape[1:], outside))
@@ -192,7 +197,7 @@ class DiffusingColors(Colorizer):
         Args:
             own: latents (B, Z, h, w) of the photo with the colours that it has.
             source: (B, Z, h, w).
-            inside: (1, 1, h, w), 1 in the region's cells and 0 outside.
+            inside: (1 or B, 1, h, w), 1 in the region's cells and 0 outside.
             noise: (B, Z, h, w), the same at every level.
         """
 

@@ -5,7 +5,7 @@ import torch
 from skimage import data
 
 from color.lab import rgb_to_lab
-from color.regions import blend_chroma, touched_cells
+from color.regions import blend_chroma, is_grey_outside, touched_cells
 
 
 def photo_and_colored() -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,3 +65,16 @@ def test_cells_that_share_a_pixel_are_all_touched_by_it(size_px):
         )
         found = {tuple(cell) for cell in touched_cells(region, (8, 12))[0, 0].nonzero().tolist()}
         assert found == {(row, column) for row in rows for column in columns}
+
+
+def test_a_photo_is_grey_outside_by_its_mean_chroma_there():
+    image = photo_and_colored()[0][None].repeat(4, 1, 1, 1) / 255
+    region = torch.zeros(120, 160, dtype=torch.uint8)
+    region[:, 81:] = 1
+    image[1:, :, :, :40] = image[1:, :1, :, :40]
+    image[2:] += torch.tensor([0, 0.5, -0.5])[:, None, None] / 255  # what JPEG leaves of grey
+    image[3, :, 5, 7] = torch.tensor([1.0, 0, 0])
+    assert is_grey_outside(image, region).tolist() == [False, True, True, True]
+    image[3, :, :20, :20] = torch.tensor([1.0, 0, 0])[:, None, None]
+    assert is_grey_outside(image, region).tolist() == [False, True, True, False]
+    assert is_grey_outside(image, torch.ones(120, 160, dtype=torch.uint8)).all()

@@ -1,5 +1,6 @@
 """What a user edits: hints in their cells, a region, a start on the way, and a ranker's choice of the chroma."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from color.hints import KnownColors
-from color.lab import lightness, rgb_to_lab
+from color.lab import grey_image, lightness, rgb_to_lab
 from diffusion.bridge_paths import BridgePath
 from diffusion.bridge_samplers import BridgeSampler
 from lightning_modules.colorize_controlnet import ColorizeControlNet
@@ -80,6 +81,32 @@ def test_a_bridge_fits_the_inside_of_a_region_to_the_photo_outside(noise_scale):
     assert not torch.equal(found[..., 5:], plain[..., 5:])
     alone = module.draw_edited(image[1:2], [""], IDS[1:2], settings, Edits(region=region))
     assert torch.allclose(alone, found[1:2], atol=1e-4)
+
+
+@pytest.mark.parametrize("noise_scale", [0.0, 1.0])
+def test_a_region_of_a_grey_photo_is_drawn_as_without_one(noise_scale):
+    """Grey latents around the region would take its colours in the decoder."""
+    module, image = bridge(noise_scale), astronaut_batch()["image"]
+    image[:2] = grey_image(lightness(image[:2]))
+    image[1, :, :, 20:] = astronaut_batch()["image"][1, :, :, 20:]  # what it has inside does not count
+    region = torch.zeros(32, 32, dtype=torch.uint8)
+    region[:, 16:] = 255
+    for start in (1.0, 0.5):
+        given = image, [""] * 4, IDS, DrawSettings(num_steps=5)
+        found = module.draw_edited(*given, Edits(region=region, start=start))
+        plain = module.draw_edited(*given, Edits(start=start))
+        assert [torch.equal(*pair) for pair in zip(found, plain, strict=True)] == [True, True, False, False]
+
+
+def test_a_region_of_a_grey_photo_is_that_of_the_whole_result_and_the_rest_the_photo():
+    module, region = bridge(), torch.zeros(45, 70, dtype=torch.uint8)
+    region[10:20, 33:40] = 255
+    grey = photo()[:1].expand(3, -1, -1).contiguous()
+    request = PredictRequest(number=3, short_px=32)
+    (plain,) = module.predict_photo(grey, request)
+    (found,) = module.predict_photo(grey, replace(request, edits=Edits(region=region)))
+    assert torch.equal(found, torch.where(region > 0, plain, grey))
+    assert not torch.equal(found, grey)
 
 
 def test_outside_a_region_the_latents_are_those_of_the_path():
