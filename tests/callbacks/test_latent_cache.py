@@ -52,6 +52,11 @@ class _Losses(L.Callback):
         self.had_source_moments.append("source_moments" in batch)
 
 
+class _OtherSource(L.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        batch["source_moments"] = batch["source_moments"] + 0.5
+
+
 def data(photos: Path, **settings) -> PhotosDataModule:
     return PhotosDataModule(root=str(photos), size_px=16, batch_size=2, **settings)
 
@@ -102,6 +107,8 @@ def test_the_source_of_a_bridge_is_cached_too(photos, tmp_path):
         cached = train(photos, tmp_path, [cache], make=diffusing_colors)
         assert all(cached.had_source_moments)
         np.testing.assert_allclose(cached.values, plain.values, rtol=0, atol=1e-6)
+    other = train(photos, tmp_path, [cache, _OtherSource()], steps=1, make=diffusing_colors)
+    assert abs(other.values[0] - plain.values[0]) > 1e-3  # a cache that nobody reads would give the same
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 4  # photos, grey photos and the checksums of both
 
 

@@ -115,6 +115,20 @@ def test_training_moves_the_unet_alone_and_cached_moments_do_the_same(fit):
     assert not torch.equal(module.parts.unet.conv_in.weight, make().parts.unet.conv_in.weight)
 
 
+def test_the_cached_source_is_what_the_walk_starts_from():
+    """A cache that is ignored gives the same loss as one that is right: a wrong one must not."""
+    module, batch = make(), photo_batch()
+    grey = module.codec.moments(module.source_image(batch["image"]))
+    clean = module.codec.encode(batch["image"])
+    given = [""] * 4, clean, torch.zeros_like(clean), torch.full((4,), 499)
+    plain, right, wrong = (
+        module.losses(batch | cached, *given)
+        for cached in ({}, {"source_moments": grey}, {"source_moments": grey + 0.5})
+    )
+    assert torch.equal(right, plain)
+    assert (wrong - plain).abs().min() > 1e-3
+
+
 def test_hints_are_learned_in_a_share_of_the_samples_alone(fit):
     image = astronaut_batch()["image"].repeat(16, 1, 1, 1)
     module = make(hint_prob=0.5)
