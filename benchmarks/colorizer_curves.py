@@ -31,6 +31,7 @@ from benchmarks.colorizer_photos import (
     photos_datamodule,
     plain_draw,
     read_photos,
+    seeds_that_matter,
     whole_numbers,
 )
 from benchmarks.colorizer_table import print_table, shown
@@ -173,15 +174,18 @@ def quality(
     seeds: list[int],
     figures: Figures,
 ) -> dict[str, dict[str, Spread]]:
-    """Figures by value, with their spread over sampling seeds."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in draws}
-    for seed in seeds:
-        if what == "chroma":  # the same drawn colours at every scale
-            images = iter(candidates(module, photos, seed, [float(name) for name in draws]))
-        else:
-            images = (draw_all(draw, photos, seed) for draw in draws.values())
-        for name, image in zip(draws, images, strict=True):
-            found[name].append(figures(image))
+    """Figures by value, with their spread over those sampling seeds that change something."""
+    found: dict[str, list[dict[str, float]]] = {}
+    if what == "chroma":  # the same drawn colours at every scale
+        for seed in seeds_that_matter(plain_draw(module), photos, seeds):
+            images = candidates(module, photos, seed, [float(name) for name in draws])
+            for name, image in zip(draws, images, strict=True):
+                found.setdefault(name, []).append(figures(image))
+    else:
+        for name, draw in draws.items():
+            # The patches of hints vary with the seed even where nothing else does.
+            kept = seeds if what == "hints" else seeds_that_matter(draw, photos, seeds)
+            found[name] = [figures(draw_all(draw, photos, seed)) for seed in kept]
     return {
         name: {key: spread([entry[key] for entry in entries]) for key in entries[0]}
         for name, entries in found.items()

@@ -91,7 +91,7 @@ def load_methods(
 
     def entrant(source: Source) -> Entrant:
         run = runs[source.run]
-        return Entrant(source, run, plain_draw(run.module, **source.settings.for_drawing(scores)))  # type: ignore[arg-type]
+        return Entrant(source, run, plain_draw(run.module, **source.settings.for_drawing(scores)))
 
     return {name: [entrant(source) for source in entries] for name, entries in methods.items()}
 

@@ -155,6 +155,15 @@ def draw_seeds(draw: Draw, photos: Photos, seeds: list[int]) -> tuple[list[Tenso
     return [first, *[draw_all(draw, photos, seed) for seed in seeds[1:] if varies]], varies
 
 
+def seeds_that_matter(draw: Draw, photos: Photos, seeds: list[int]) -> list[int]:
+    """The seeds, or the first alone where the first batch looks the same with the second."""
+    if len(seeds) == 1:
+        return seeds
+    first = photos.part(0, BATCH_SIZE)
+    one, other = (eight_bit(draw(first, seed)) for seed in seeds[:2])
+    return seeds[:1] if torch.equal(one, other) else seeds
+
+
 def whole_numbers(key: str, text: str) -> list[int]:
     """Different whole numbers from words such as 0,1,2.
 

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.colorizer_curves import CurveOptions, measure, parse_values
+from benchmarks.colorizer_curves import CurveOptions, measure, parse_values, quality
 from benchmarks.colorizer_figures import Figures
 from benchmarks.colorizer_hints import check_hints, hinted_draw, patches
 from benchmarks.colorizer_photos import draw_all, eight_bit, load_colorizer, plain_draw, read_photos
@@ -35,8 +35,8 @@ def measured(run, what, output, **settings):
 def test_steps_are_evaluations_and_the_files_hold_the_rows(runs, tmp_path, capsys):
     rows = measured(runs["walk"], "steps", tmp_path, values="1,4", seeds="0,1")
     assert [row["evaluations_per_image"]["mean"] for row in rows.values()] == [1, 4]
-    assert rows["1"]["delta_e2000"]["num"] == 2
-    assert rows["1"]["delta_e2000"]["std"] == 0  # no noise
+    assert rows["1"]["delta_e2000"]["num"] == 1  # no noise: one draw is all
+    assert rows["1"]["delta_e2000"]["std"] is None
     assert json.loads((tmp_path / "steps.json").read_text())["rows"] == rows
     with open(tmp_path / "steps.csv", newline="") as file:
         lines = list(csv.DictReader(file))
@@ -56,7 +56,26 @@ def test_more_chroma_is_more_colour_and_what_predict_draws(runs, tmp_path):
     assert rows["1.5"]["delta_e2000"]["mean"] == pytest.approx(plain["delta_e2000"])
 
 
-def test_hints_reach_the_network_and_zero_patches_are_none():
+def test_only_seeds_that_change_something_are_drawn(runs, tmp_path):
+    rows = measured(runs["noisy"], "steps", tmp_path, values="1,2", seeds="0,5")
+    assert [row["delta_e2000"]["num"] for row in rows.values()] == [1, 2]  # a single step adds no noise
+    assert rows["2"]["delta_e2000"]["std"] > 0
+    for run, num in (("walk", 1), ("noisy", 2)):
+        rows = measured(runs[run], "chroma", tmp_path, values="0.5,1", seeds="0,5")
+        assert [row["delta_e2000"]["num"] for row in rows.values()] == [num, num]
+
+
+def test_hints_keep_all_seeds_as_their_patches_vary():
+    module = hinted_module()
+    draws = {"3": hinted_draw(module, 3)}
+    few = photos()
+    rows = quality(module, "hints", draws, few, [0, 1], Figures(eight_bit(few.image)))
+    assert rows["3"]["delta_e2000"].num == 2
+    assert rows["3"]["delta_e2000"].std > 0
+
+
+def hinted_module() -> DiffusingColors:
+    """A deterministic walk that takes hints, with weights that show them."""
     module = DiffusingColors(
         path=BridgePath(),
         parts=tiny_parts(),
@@ -65,6 +84,11 @@ def test_hints_reach_the_network_and_zero_patches_are_none():
     ).eval()
     module.parts.vae.register_to_config(scaling_factor=0.05)  # an untrained decoder hardly shows colour
     torch.nn.init.normal_(module.parts.unet.conv_in.weight)
+    return module
+
+
+def test_hints_reach_the_network_and_zero_patches_are_none():
+    module = hinted_module()
     plain = plain_draw(module)(photos(), 0)
     assert torch.allclose(hinted_draw(module, 0)(photos(), 0), plain, atol=1e-6)
     assert not torch.allclose(hinted_draw(module, 5)(photos(), 0), plain, atol=1e-3)
