@@ -65,7 +65,7 @@ class LatentDiffusionParts(nn.Module):
 
         Raises:
             FileNotFoundError: neither a folder in that layout nor a reachable hub id.
-            ValueError: pickled weights without allow_pickle.
+            ValueError: pickled weights without allow_pickle, or a U-Net that takes more than the latent.
         """
         options: dict[str, Any] = {} if revision is None else {"revision": revision}
         # None stands for safetensors where there are any, else pickles.
@@ -84,6 +84,7 @@ class LatentDiffusionParts(nn.Module):
         except (OSError, ValueError, UnpicklingError) as error:
             raise _not_loaded(source, error, allow_pickle) from error
         vae = load_vae(source, revision=revision, allow_pickle=allow_pickle)
+        _check_input(source, unet, vae.config.latent_channels)
         return cls(unet=unet, vae=vae, scheduler=scheduler, text_encoder=text_encoder)
 
     def save(self, folder: Path, scheduler: SchedulerMixin | None = None) -> None:
@@ -93,6 +94,16 @@ class LatentDiffusionParts(nn.Module):
         (scheduler or self.scheduler).save_pretrained(folder / "scheduler")
         if self.text_encoder is not None:
             self.text_encoder.save(folder)
+
+
+def _check_input(source: str, unet: UNet2DConditionModel, num_channels: int) -> None:
+    if unet.config.in_channels > unet.config.out_channels == num_channels:
+        raise ValueError(
+            f"{source} is no base: its U-Net takes {unet.config.in_channels} channels and the autoencoder makes "
+            f"{num_channels}, as in a run of diffusing_colors with module.hint_prob above 0 or module.sees_source=true; "
+            "give the base of that run as module.parts.source, or train that run on with resume=RUN_DIR or "
+            "ckpt_path=CHECKPOINT"
+        )
 
 
 def _attends(unet: UNet2DConditionModel) -> bool:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline
 
+from lightning_modules.diffusing_colors import widen_input
 from networks.latent_diffusion_parts import LatentDiffusionParts, load_vae, to_dtype
 from networks.text import TextEncoder
 from tests.models import tiny_parts, tiny_unet, tiny_vae
@@ -108,6 +109,19 @@ def test_widths_that_do_not_fit_are_named():
     encoder = TextEncoder.byte_level(width=8, num_heads=2)
     with pytest.raises(ValueError, match="attends to width 16 but the text encoder has width 8"):
         LatentDiffusionParts(unet=tiny_unet(), vae=tiny_vae(), scheduler=scheduler, text_encoder=encoder)
+
+
+def test_an_export_whose_unet_sees_more_than_latents_is_no_base(tmp_path):
+    parts = tiny_parts()
+    widen_input(parts.unet, 7)  # as DiffusingColors does for hints
+    parts.save(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        LatentDiffusionParts.from_folder(str(tmp_path))
+    assert str(caught.value) == (
+        f"{tmp_path} is no base: its U-Net takes 7 channels and the autoencoder makes 4, as in a run of diffusing_colors "
+        "with module.hint_prob above 0 or module.sees_source=true; give the base of that run as module.parts.source, or "
+        "train that run on with resume=RUN_DIR or ckpt_path=CHECKPOINT"
+    )
 
 
 def test_dtypes_by_name():
