@@ -9,7 +9,7 @@
 | steps | network evaluations, without guidance's second branch | with so many steps |
 | chroma | chroma scales | with its ab multiplied by it |
 | hints | numbers of patches | knowing the true colours of so many random patches (needs module.hint_prob above 0) |
-| ranker | chroma scales that the ranker picks from | once, and scaled |
+| ranker | chroma scales that the ranker picks from; those of chroma=auto if not given | once, and scaled |
 """
 
 import csv
@@ -23,6 +23,7 @@ from benchmarks.colorizer_costs import evaluations_per_image, seconds_per_image
 from benchmarks.colorizer_figures import Figures, Spread, spread
 from benchmarks.colorizer_hints import check_hints, hinted_draw
 from benchmarks.colorizer_photos import (
+    STAGES,
     Draw,
     Photos,
     draw_all,
@@ -36,7 +37,7 @@ from benchmarks.colorizer_photos import (
 )
 from benchmarks.colorizer_table import print_table, shown
 from benchmarks.colorizer_vividness import candidates, ranker_rows, scores_of
-from lightning_modules.colorizer import Colorizer
+from lightning_modules.colorizer import CHROMA_SCALES, Colorizer
 from runs.cli import run_door
 from runs.folder import write_text
 from runs.logs import quiet_libraries
@@ -51,8 +52,9 @@ VALUES = {
     "steps": "1,2,5,10,20,50",
     "chroma": "0,0.25,0.5,0.75,1,1.25,1.5",
     "hints": "0,1,2,5,10,20",
-    "ranker": "0.5,0.6,0.7,0.8,0.9,1,1.1,1.2,1.35,1.5,1.75,2",
+    "ranker": ",".join(f"{scale:g}" for scale in CHROMA_SCALES),
 }
+TUNE_SPLIT, TUNE_LIMIT = "train", 192
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,13 @@ class CurveOptions:
     ranker: str | None = option(
         "for what=ranker: a run of vividness_ranker, or clip:FOLDER_OR_HUB_ID; vividness_ranker if not given",
         None,
+    )
+    tune_split: str | None = option(
+        "for what=ranker: the best fixed scale of this split is what the ranker is compared with; train if not given",
+        None,
+    )
+    tune_limit: int | None = option(
+        "for what=ranker: so many photos of tune_split, evenly spread; 192 if not given", None
     )
     split: str = option("train, val or test", "val")
     seeds: str = option("sampling seeds, comma-separated", "0")
@@ -82,6 +91,7 @@ def measure(options: CurveOptions, overrides: list[str]) -> dict[str, Any]:
         FileNotFoundError, ValueError: no such run or data, or an option that makes no sense.
     """
     values, seeds = parse_values(options), whole_numbers("seeds", options.seeds)
+    tune_split = parse_tuning(options)
     if options.rounds < 1:
         raise ValueError(f"rounds={options.rounds} times nothing; give at least 1")
     device = pick_device(options.device)
@@ -104,7 +114,8 @@ def measure(options: CurveOptions, overrides: list[str]) -> dict[str, Any]:
         for name, qualities in quality(module, options.what, draws, photos, seeds, figures).items():
             rows[name] = qualities | rows[name]
     else:
-        rows = ranker_rows(module, scores_of(ranker), photos, seeds, values, figures)
+        tuning = read_photos(datamodule, tune_split, limit=options.tune_limit or TUNE_LIMIT)
+        rows = ranker_rows(module, scores_of(ranker), photos, seeds, values, figures, tuning)
     report = {
         "options": asdict(options),
         "overrides": overrides,
@@ -123,10 +134,12 @@ def parse_values(options: CurveOptions) -> list[float]:
     """Raises ValueError for an unknown curve, or values that it cannot take."""
     if options.what not in VALUES:
         raise ValueError(f"what={options.what} is not one of {', '.join(VALUES)}")
-    if options.ranker is not None and options.what != "ranker":
-        raise ValueError(
-            f"ranker={options.ranker} has no effect on what={options.what}; give what=ranker, or leave ranker out"
-        )
+    for key in ("ranker", "tune_split", "tune_limit"):
+        given = getattr(options, key)
+        if given is not None and options.what != "ranker":
+            raise ValueError(
+                f"{key}={given} has no effect on what={options.what}; give what=ranker, or leave {key} out"
+            )
     text = options.values or VALUES[options.what]
     try:
         values = [float(word) for word in text.split(",")]
@@ -139,6 +152,25 @@ def parse_values(options: CurveOptions) -> list[float]:
         kind = "whole numbers" if whole else "numbers"
         raise ValueError(f"values={text}: what={options.what} takes {kind} of at least {least}")
     return list(dict.fromkeys(values))
+
+
+def parse_tuning(options: CurveOptions) -> str:
+    """The split that the fixed scale is tuned on.
+
+    Raises:
+        ValueError: an unknown split, the measured one, or no photo of it.
+    """
+    split = TUNE_SPLIT if options.tune_split is None else options.tune_split
+    if split not in STAGES:
+        raise ValueError(f"tune_split={split} is not train, val or test")
+    if options.what == "ranker" and split == options.split:
+        raise ValueError(
+            f"split={options.split} is measured and tuned on, so that the fixed scale would know the photos; give another "
+            "tune_split or split"
+        )
+    if options.tune_limit is not None and options.tune_limit < 1:
+        raise ValueError(f"tune_limit={options.tune_limit} leaves no photo to tune on; give at least 1")
+    return split
 
 
 def draw_at(module: Any, what: str, value: float) -> Draw:

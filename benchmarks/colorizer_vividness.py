@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.colorizer_figures import Figures, Spread, spread
-from benchmarks.colorizer_photos import BATCH_SIZE, Photos, eight_bit
+from benchmarks.colorizer_photos import BATCH_SIZE, Photos, eight_bit, plain_draw, seeds_that_matter
 from color.lab import lightness
 from lightning_modules.colorizer import Colorizer
 from lightning_modules.requests import DrawSettings
+from metrics.color import ColorfulnessVariant
 
-BEST_FIXED, RANKER, NEAREST = "best fixed scale", "ranker", "nearest candidate of each photo"
+BEST_FIXED, TUNED = "best fixed scale", "tuned fixed scale"
+RANKER, NEAREST = "ranker", "nearest candidate of each photo"
 
 Scores = Callable[[Tensor], Tensor]  # images (N, 3, H, W) in [0, 1] -> (N,), higher is better
 
@@ -37,13 +39,32 @@ def ranker_rows(
     seeds: list[int],
     scales: list[float],
     figures: Figures,
+    tuning: Photos,
 ) -> dict[str, dict[str, Spread]]:
-    """Figures of every fixed scale, of the best of these, of the ranker's picks and of the nearest candidates."""
-    found = [picked(candidates(module, photos, seed, scales), scores, scales, figures) for seed in seeds]
+    """Figures of every fixed scale, the best of these, that of the tuning photos, the ranker's picks and the nearest."""
+    seeds = seeds_that_matter(plain_draw(module), photos, seeds)
+    tuned = best_scale(module, tuning, seeds, scales, figures.variant)
+    found = [
+        picked(candidates(module, photos, seed, scales), scores, scales, figures, tuned) for seed in seeds
+    ]
     return {
         name: {key: spread([entry[name][key] for entry in found]) for key in row}
         for name, row in found[0].items()
     }
+
+
+def best_scale(
+    module: Colorizer, photos: Photos, seeds: list[int], scales: list[float], variant: ColorfulnessVariant
+) -> int:
+    """The number of the scale whose results are nearest to the truth's colourfulness, in the mean over the photos."""
+    figures = Figures(eight_bit(photos.image), variant=variant)
+    means = [distances(candidates(module, photos, seed, scales), figures).mean(1) for seed in seeds]
+    return int(torch.stack(means).mean(0).argmin())
+
+
+def distances(images: Tensor, figures: Figures) -> Tensor:
+    """Of each candidate's colourfulness to that of the true photo: float64 (K, N)."""
+    return torch.stack([(figures.colorfulness(c) - figures.true_colorfulness).abs() for c in images])
 
 
 @torch.no_grad()
@@ -59,7 +80,7 @@ def candidates(module: Colorizer, photos: Photos, seed: int, scales: Sequence[fl
 
 
 def picked(
-    images: Tensor, scores: Scores, scales: Sequence[float], figures: Figures
+    images: Tensor, scores: Scores, scales: Sequence[float], figures: Figures, tuned: int
 ) -> dict[str, dict[str, float]]:
     """What a ranker gains over a fixed scale.
 
@@ -68,12 +89,14 @@ def picked(
         scores: of one scale's candidates, all photos at once.
         scales: K chroma scales.
         figures: measures them.
+        tuned: number of the scale that is best on other photos.
 
     Returns:
         By row: mean distance of each photo's colourfulness to the truth's, CIEDE2000, and the mean scale taken. The
-        row of the ranker has the mean of its distance minus that of the best fixed scale and the standard error of it.
+        row of the ranker has the mean of its distance minus that of the tuned and of the best fixed scale, paired by
+        photo, each with its standard error.
     """
-    distance = torch.stack([(figures.colorfulness(c) - figures.true_colorfulness).abs() for c in images])
+    distance = distances(images, figures)
     error = torch.stack([figures.delta_e(c) for c in images])
     scale = torch.tensor(scales, dtype=torch.float64)[:, None].expand_as(distance)
 
@@ -85,10 +108,13 @@ def picked(
     rows = {f"{s:g}": row(torch.full((num_photos,), k)) for k, s in enumerate(scales)}
     best = int(distance.mean(1).argmin())
     choice = torch.stack([scores(c.float() / 255) for c in images]).argmax(0).cpu()
-    rows |= {BEST_FIXED: row(torch.full((num_photos,), best)), RANKER: row(choice)}
-    rows[NEAREST] = row(distance.argmin(0))
-    gain = distance.gather(0, choice[None])[0] - distance[best]
-    rows[RANKER]["minus_best_fixed"] = gain.mean().item()
-    if num_photos > 1:
-        rows[RANKER]["standard_error"] = (gain.std() / num_photos**0.5).item()
+    fixed = {TUNED: tuned, BEST_FIXED: best}
+    rows |= {name: row(torch.full((num_photos,), k)) for name, k in fixed.items()}
+    rows |= {RANKER: row(choice), NEAREST: row(distance.argmin(0))}
+    for name, k in fixed.items():
+        key = f"minus_{name.replace(' ', '_')}"
+        gain = distance.gather(0, choice[None])[0] - distance[k]
+        rows[RANKER][key] = gain.mean().item()
+        if num_photos > 1:
+            rows[RANKER][f"{key}_se"] = (gain.std() / num_photos**0.5).item()
     return rows

@@ -6,15 +6,16 @@ import json
 import pytest
 import torch
 
-from benchmarks.colorizer_curves import CurveOptions, measure, parse_values, quality
+from benchmarks.colorizer_curves import CurveOptions, measure, parse_tuning, parse_values, quality
 from benchmarks.colorizer_figures import Figures
 from benchmarks.colorizer_hints import check_hints, hinted_draw, patches
 from benchmarks.colorizer_photos import draw_all, eight_bit, load_colorizer, plain_draw, read_photos
-from benchmarks.colorizer_vividness import BEST_FIXED, NEAREST, RANKER, picked
+from benchmarks.colorizer_vividness import BEST_FIXED, NEAREST, RANKER, TUNED, best_scale, distances, picked
 from color.lab import lightness
 from color.transfer import transfer_chroma_exact
 from diffusion.bridge_paths import BridgePath
 from diffusion.bridge_samplers import BridgeSampler
+from lightning_modules.colorizer import CHROMA_SCALES
 from lightning_modules.diffusing_colors import DiffusingColors
 from metrics.color import colorfulness
 from runs.build import build
@@ -122,20 +123,26 @@ def test_an_oracle_is_never_worse_than_a_fixed_scale(seed):
     def oracle(candidates):
         return -(colorfulness(candidates, variant="absolute").double() - figures.true_colorfulness).abs()
 
-    rows = picked(images, oracle, SCALES, figures)
+    rows = picked(images, oracle, SCALES, figures, 4)
     fixed = {scale: rows[f"{scale:g}"]["colorfulness_distance"] for scale in SCALES}
     assert rows[RANKER]["colorfulness_distance"] < min(fixed.values())
     assert rows[RANKER]["colorfulness_distance"] == pytest.approx(rows[NEAREST]["colorfulness_distance"])
     best = min(fixed, key=fixed.__getitem__)
     assert rows[BEST_FIXED] == rows[f"{best:g}"]
-    gain = rows[RANKER]["colorfulness_distance"] - rows[BEST_FIXED]["colorfulness_distance"]
-    assert rows[RANKER]["minus_best_fixed"] == pytest.approx(gain)
+    assert rows[TUNED] == rows["2"]
+    for name, key, number in ((BEST_FIXED, "best_fixed", SCALES.index(best)), (TUNED, "tuned_fixed", 4)):
+        gain = rows[RANKER]["colorfulness_distance"] - rows[name]["colorfulness_distance"]
+        assert rows[RANKER][f"minus_{key}_scale"] == pytest.approx(gain)
+        distance = distances(images, figures).numpy()
+        paired = distance.min(0) - distance[number]
+        error = paired.std(ddof=1) / len(paired) ** 0.5
+        assert rows[RANKER][f"minus_{key}_scale_se"] == pytest.approx(error)
 
 
 def test_a_ranker_that_likes_one_scale_is_that_scale():
     figures, images = saturated()
     liked = iter([0.0, 0.0, 0.0, 1.0, 0.0])
-    rows = picked(images, lambda candidates: torch.full((len(candidates),), next(liked)), SCALES, figures)
+    rows = picked(images, lambda candidates: torch.full((len(candidates),), next(liked)), SCALES, figures, 0)
     assert {k: rows[RANKER][k] for k in rows["1.3"]} == rows["1.3"]
     assert rows[RANKER]["chroma_scale"] == pytest.approx(1.3)
 
@@ -148,10 +155,16 @@ def test_a_trained_ranker_is_compared(runs, tmp_path):
             "ranker": {"_target_": "networks.vividness.VividnessRanker", "channels": [8, 16]},
         },
     )
-    rows = measured(runs["walk"], "ranker", tmp_path, values="0.5,1,2", ranker=str(tmp_path / "ranker"))
-    assert list(rows) == ["0.5", "1", "2", BEST_FIXED, RANKER, NEAREST]
+    ranker = str(tmp_path / "ranker")
+    rows = measured(runs["walk"], "ranker", tmp_path, ranker=ranker, tune_limit=4, seeds="0,1")
+    assert list(rows) == [*[f"{scale:g}" for scale in CHROMA_SCALES], TUNED, BEST_FIXED, RANKER, NEAREST]
+    assert rows[RANKER]["colorfulness_distance"]["num"] == 1  # no noise
+    tuning = read_photos(build(datamodule(), "datamodule"), "train", limit=4)
+    module = load_colorizer(runs["walk"], torch.device("cpu")).module
+    tuned = CHROMA_SCALES[best_scale(module, tuning, [0], list(CHROMA_SCALES), "absolute")]
+    assert rows[TUNED] == rows[f"{tuned:g}"]
     assert rows[NEAREST]["colorfulness_distance"]["mean"] <= rows[RANKER]["colorfulness_distance"]["mean"]
-    assert rows[RANKER]["standard_error"]["mean"] >= 0
+    assert rows[RANKER]["minus_tuned_fixed_scale_se"]["mean"] >= 0
 
 
 @pytest.mark.parametrize(
@@ -170,11 +183,33 @@ def test_a_trained_ranker_is_compared(runs, tmp_path):
             {"what": "steps", "ranker": "x"},
             "ranker=x has no effect on what=steps; give what=ranker, or leave ranker out",
         ),
+        (
+            {"what": "chroma", "tune_limit": 5},
+            "tune_limit=5 has no effect on what=chroma; give what=ranker, or leave tune_limit out",
+        ),
     ],
 )
 def test_values_that_make_no_sense_are_named(settings, message):
     with pytest.raises(ValueError) as caught:
         parse_values(CurveOptions(run="x", output="y", **settings))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tune_split": "all"}, "tune_split=all is not train, val or test"),
+        ({"tune_limit": 0}, "tune_limit=0 leaves no photo to tune on; give at least 1"),
+        (
+            {"split": "train"},
+            "split=train is measured and tuned on, so that the fixed scale would know the photos; give another tune_split "
+            "or split",
+        ),
+    ],
+)
+def test_a_tuning_that_makes_no_sense_is_named(settings, message):
+    with pytest.raises(ValueError) as caught:
+        parse_tuning(CurveOptions(run="x", output="y", what="ranker", **settings))
     assert str(caught.value) == message
 
 
