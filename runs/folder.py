@@ -91,12 +91,12 @@ def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[Path]:
         return
     _make(run_dir, exists)
     with _held(run_dir), run_log(run_dir / "train.log"):
-        # The status comes first: another process that saw "finished" beside the new config would leave with 0.
-        write_text(run_dir / "status", "running\n")
-        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
-        write_text(run_dir / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        os.environ[RUN_DIR_VARIABLE] = str(run_dir)
         try:
+            # The status comes first: another process that saw "finished" beside the new config would leave with 0.
+            write_text(run_dir / "status", "running\n")
+            write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+            write_text(run_dir / "environment.json", json.dumps(environment(), indent=2) + "\n")
+            os.environ[RUN_DIR_VARIABLE] = str(run_dir)
             yield run_dir
         except BaseException as error:
             _note_failure(run_dir, error)

@@ -129,6 +129,7 @@ def test_wrong_input_is_named():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_24_megapixels_take_less_than_2_gib():
     script = (
         "import resource, torch\n"

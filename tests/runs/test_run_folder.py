@@ -3,14 +3,17 @@
 import csv
 import json
 import logging
+import os
 import re
 import resource
+import signal
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from callbacks.checkpoint_io import read_checkpoint
+from callbacks.preemption import StopSignals
 from runs.config import load_config
 from runs.folder import run_folder, status
 from runs.resume import resumed_job
@@ -209,7 +212,7 @@ def test_a_run_whose_checkpoints_are_gone_never_starts_over_by_itself(door, tmp_
     assert (run_dir / "metrics.csv").read_text().count("\n") == curve.count("\n")
 
 
-def test_the_status_is_running_before_a_new_config_is_there(tmp_path: Path) -> None:
+def test_a_new_config_that_cannot_be_written_leaves_no_finished_run(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     with run_folder({"run_dir": str(run_dir), "length": 1}):
         pass
@@ -219,4 +222,19 @@ def test_the_status_is_running_before_a_new_config_is_there(tmp_path: Path) -> N
     (run_dir / "config.yaml").mkdir()  # so that writing it fails
     with pytest.raises(OSError, match=r"config\.yaml"), run_folder({"run_dir": str(run_dir)}, exists=True):
         pass
-    assert status(run_dir) == "running"
+    assert status(run_dir).startswith("failed: IsADirectoryError: ")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_folder_is_made_is_noted(signum, tmp_path: Path, monkeypatch) -> None:
+    """The commit is asked for last; this git answers with a signal to the process that asks."""
+    git = tmp_path / "bin/git"
+    git.parent.mkdir()
+    git.write_text(f"#!/bin/sh\nkill -{signum} $PPID\nsleep 5\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{git.parent}{os.pathsep}{os.environ['PATH']}")
+    run_dir = tmp_path / "run"
+    stopped = SystemExit if signum == signal.SIGTERM else KeyboardInterrupt
+    with pytest.raises(stopped), StopSignals(), run_folder({"run_dir": str(run_dir)}):
+        raise AssertionError("the signal should have come before")
+    assert status(run_dir) == f"stopped: {'SIGTERM' if signum == signal.SIGTERM else 'Ctrl-C'}"
