@@ -230,7 +230,7 @@ def test_a_signal_while_the_folder_is_made_is_noted(signum, tmp_path: Path, monk
     """The commit is asked for last; this git answers with a signal to the process that asks."""
     git = tmp_path / "bin/git"
     git.parent.mkdir()
-    git.write_text(f"#!/bin/sh\nkill -{signum} $PPID\nsleep 5\n")
+    git.write_text(f"#!/bin/sh\nkill -{signum} $PPID\n")
     git.chmod(0o755)
     monkeypatch.setenv("PATH", f"{git.parent}{os.pathsep}{os.environ['PATH']}")
     run_dir = tmp_path / "run"
