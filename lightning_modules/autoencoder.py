@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from diffusion.seeding import Stream, randn
 from lightning_modules.base import TranslationModule
-from lightning_modules.requests import DrawSettings, PredictRequest
+from lightning_modules.requests import DrawSettings, Edits, PredictRequest
 
 
 class Autoencoder(TranslationModule):
@@ -192,6 +192,9 @@ class Autoencoder(TranslationModule):
         padded = F.pad(image, (0, -width % grid, 0, -height % grid), mode="replicate")
         result = self.reconstruct(padded)[0, :, :height, :width]
         return [(result * 255).round().to(torch.uint8).cpu()] * request.num_samples
+
+    def is_deterministic(self, settings: DrawSettings, edits: Edits) -> bool:
+        return True
 
     def export(self, folder: Path) -> None:
         self.vae.save_pretrained(folder / "vae", variant=None)

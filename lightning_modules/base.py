@@ -11,7 +11,7 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
 from diffusion.seeding import Stream, generators, keyed_integers
-from lightning_modules.requests import DrawSettings, PredictRequest
+from lightning_modules.requests import DrawSettings, Edits, PredictRequest
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -74,6 +74,10 @@ class TranslationModule(L.LightningModule):
     def predict_photo(self, photo: Tensor, request: PredictRequest) -> list[Tensor]:
         """Results uint8 (3, H', W') for one photo uint8 (3, H, W), `request.num_samples` of them."""
         raise ValueError(f"{type(self).__name__} has no prediction")
+
+    def is_deterministic(self, settings: DrawSettings, edits: Edits) -> bool:
+        """Whether a photo and prompt have a single result, whatever the seed."""
+        return False
 
     def export(self, folder: Path) -> None:
         """Writes what plain diffusers loads into an existing folder."""

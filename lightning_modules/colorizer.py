@@ -65,10 +65,6 @@ class Colorizer(LatentModule):
                 "diffusing_colors"
             )
 
-    def is_deterministic(self, settings: DrawSettings, edits: Edits) -> bool:
-        """Whether a photo and prompt have a single result, whatever the seed."""
-        return False
-
     @torch.no_grad()
     def colorize(
         self,

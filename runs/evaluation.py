@@ -21,13 +21,14 @@ from metrics.colorization import ColorizationMetrics, ColorizationProtocol
 from metrics.per_image import Summary
 from runs.build import build
 from runs.config import stamp
+from runs.drawing import check_drawing, draw_settings
 from runs.edits import EditWords
 from runs.folder import write_text
 from runs.load import Run, load_run
 from runs.options import option
 from runs.prediction import pick_device
 from runs.reading import with_datamodule
-from runs.vividness import chosen_by, chroma_scale, load_ranker
+from runs.vividness import chosen_by
 
 log = logging.getLogger(__name__)
 
@@ -79,22 +80,14 @@ def evaluate(options: EvaluateOptions, overrides: list[str]) -> Path:
             f"limit={options.limit} leaves no image to measure; give at least 1, or leave it out"
         )
     protocol = _protocol(options)
-    scale = chroma_scale(options.chroma, options.ranker)
+    check_drawing(options)
     run = load_run(options.run)
     config = _as_measured(with_datamodule(run.config, overrides), protocol)
     module = run.module.to(pick_device(options.device))
     datamodule: LightningDataModule = build(config["datamodule"], "datamodule")
     datamodule.setup("validate" if options.split == "val" else "test")
     ab, chroma_source = mean_chroma(datamodule, options.split)
-    settings = DrawSettings(
-        num_steps=options.steps,
-        guidance_scale=options.guidance,
-        negative_prompt=options.negative_prompt,
-        seed=options.seed,
-        chroma_scale=scale,
-        ranker=load_ranker(options.chroma, options.ranker, module.device),
-        short_px=int(run.config["datamodule"]["size_px"]),
-    )
+    settings = draw_settings(options, module.device, short_px=int(run.config["datamodule"]["size_px"]))
     EditWords().check_module(module, settings, 1)
 
     folder = Path(options.output or f"outputs/evaluate/{_name(run)}/{stamp()}")

@@ -14,11 +14,11 @@ from datamodules.decode import UnreadableImage, decode_image
 from datamodules.image_files import list_images
 from lightning_modules.base import TranslationModule
 from lightning_modules.latent_diffusion import LatentDiffusion
-from lightning_modules.requests import DrawSettings, PredictRequest
+from lightning_modules.requests import PredictRequest
+from runs.drawing import check_drawing, draw_settings
 from runs.edits import EditWords
 from runs.load import load_run
 from runs.options import option, size
-from runs.vividness import chroma_scale, load_ranker
 
 log = logging.getLogger(__name__)
 
@@ -70,29 +70,22 @@ def predict(options: PredictOptions) -> int:
     Raises:
         FileNotFoundError, ValueError: no such run or input, or options that make no sense.
     """
-    if options.num_samples < 1 or (options.steps is not None and options.steps < 1):
-        raise ValueError("num_samples and steps must be at least 1")
+    check_drawing(options)
+    if options.num_samples < 1:
+        raise ValueError(f"num_samples={options.num_samples} asks for no result; give at least 1")
     if options.short_px is not None and options.short_px < 1:
         raise ValueError(f"short_px={options.short_px} is no working size; give pixels, or leave it out")
     size(options.size)
     photos = _photos(options.input)
     words = EditWords(options.hints, options.mask, options.start)
     words.check(options.input)
-    scale = chroma_scale(options.chroma, options.ranker)
     run = load_run(options.run)
     module = run.module.to(pick_device(options.device))
     generates = isinstance(module, LatentDiffusion)
     if generates == (options.input is not None):
         need = "prompt= and no input=" if generates else "input=FILE_OR_DIR"
         raise ValueError(f"{type(module).__name__} takes {need}")
-    draw = DrawSettings(
-        num_steps=options.steps,
-        guidance_scale=options.guidance,
-        negative_prompt=options.negative_prompt,
-        seed=options.seed,
-        chroma_scale=scale,
-        ranker=load_ranker(options.chroma, options.ranker, module.device),
-    )
+    draw = draw_settings(options, module.device)
     words.check_module(module, draw, options.num_samples)
     request = PredictRequest(
         number=0,

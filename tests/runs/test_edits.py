@@ -277,6 +277,7 @@ def test_models_refuse_what_they_cannot_do(colorizer_dir, photo_file, tmp_path):
         (plain, {"start": 0.5}, "Autoencoder is no colorizer and takes no start="),
         (plain, {"mask": "mask.png"}, "Autoencoder is no colorizer and takes no mask="),
         (plain, {"chroma": "0.5"}, "Autoencoder is no colorizer and takes no chroma="),
+        (plain, {"num_samples": 2}, "2 times: Autoencoder has one result with these settings"),
     ):
         with pytest.raises(ValueError) as caught:
             predicted(run_dir, photo_file, **settings)

@@ -148,8 +148,8 @@ def test_files_that_differ_in_the_suffix_alone_stay_apart(run_dir, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "kind", "text"),
     [
-        ({"num_samples": 0}, ValueError, "num_samples and steps must be at least 1"),
-        ({"steps": 0}, ValueError, "num_samples and steps must be at least 1"),
+        ({"num_samples": 0}, ValueError, "num_samples=0 asks for no result"),
+        ({"steps": 0}, ValueError, "steps=0 is no number of steps"),
         ({"short_px": 0}, ValueError, "short_px=0"),
         ({"size": "12"}, ValueError, "size=12 is not HxW"),
         ({"input": "nowhere.png"}, FileNotFoundError, "input=nowhere.png: no such file or folder"),
