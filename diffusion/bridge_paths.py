@@ -138,8 +138,13 @@ class BridgePath(torch.nn.Module):
         return self.noise_scale * math.sqrt(level * (1 - level))
 
     def nearest(self, level: float) -> int:
-        """The timestep whose m_t is nearest to a level; the lower one of two that are equally near."""
-        return min(range(self.num_timesteps), key=lambda t: abs(self.level(t) - level))
+        """The timestep whose m_t is nearest to a level; the lower one of two that are equally near.
+
+        Of a level below 1 never the last one: x there is the source itself, and a walk would begin without any noise.
+        """
+        if level == 1:
+            return self.num_timesteps - 1
+        return min(range(max(1, self.num_timesteps - 1)), key=lambda t: abs(self.level(t) - level))
 
     @staticmethod
     def mix(clean: Tensor, source: Tensor, level: float) -> Tensor:

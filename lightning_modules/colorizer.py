@@ -36,6 +36,10 @@ class Colorizer(LatentModule):
         super().__init__(**settings)
         self.chroma_scale = chroma_scale
 
+    @property
+    def door_options(self) -> frozenset[str]:
+        return super().door_options | {"chroma", "hints", "mask", "start", "short_px"}
+
     def draw_colors(
         self, given: Tensor, captions: list[str], sample_ids: list[int], settings: DrawSettings | None = None
     ) -> Tensor:
@@ -45,13 +49,14 @@ class Colorizer(LatentModule):
     def draw_edited(
         self, image: Tensor, captions: list[str], sample_ids: list[int], settings: DrawSettings, edits: Edits
     ) -> Tensor:
-        """As `draw_colors` for photos (B, 3, H, W) in [0, 1] of B samples, under a user's edits of them.
+        """As `draw_colors` for photos (B or 1, 3, H, W) in [0, 1] of B samples, under a user's edits of them.
 
         A method that takes hints or a start overrides this and `check_edits`. The region needs nothing here: the
         photo outside is put back at full size.
         """
         self.check_edits(hints=edits.hints is not None, start=edits.start)
-        return self.draw_colors(lightness(image), captions, sample_ids, settings)
+        given = lightness(image).expand(len(sample_ids), -1, -1, -1)
+        return self.draw_colors(given, captions, sample_ids, settings)
 
     def check_edits(self, *, hints: bool, start: float) -> None:
         """Raises a ValueError where this model cannot take hints or start on the way."""
@@ -167,10 +172,10 @@ class Colorizer(LatentModule):
         """The photo in colour at its own size: chroma is drawn at the working size and carried up edge-aware."""
         num, edits = request.num_samples, request.edits
         small = working_copy(photo, short_px=request.short_px, grid_px=self.grid_px()).to(self.device)
-        small = small.expand(num, -1, -1, -1)
         latent = self.draw_edited(small, [request.prompt] * num, request.sample_ids, request.draw, edits)
         names = [request.name or f"photo {request.number}"] * num
-        drawn = self.finish(lightness(small), latent, request.draw, names).cpu()
+        given = lightness(small).expand(num, -1, -1, -1)
+        drawn = self.finish(given, latent, request.draw, names).cpu()
         results = [transfer_chroma(photo, colored) for colored in drawn]
         if edits.region is None:
             return results

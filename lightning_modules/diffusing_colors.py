@@ -46,7 +46,7 @@ class DiffusingColors(Colorizer):
         settings: as Colorizer.
 
     Raises:
-        ValueError: a sampler that cannot walk the path, or no probability.
+        ValueError: a sampler that cannot walk the path, no probability, or a weighting of the path of noise.
     """
 
     path: BridgePath  # type: ignore[assignment]
@@ -65,6 +65,11 @@ class DiffusingColors(Colorizer):
         source_prob: float = 0.0,
         **settings: Any,
     ) -> None:
+        unused = sorted({"weighting", "gamma"} & settings.keys())
+        if unused:
+            raise ValueError(
+                f"module.{unused[0]} has no effect on a bridge; leave it out, or set module.bridge_weighting"
+            )
         super().__init__(sampler=sampler, **settings)
         for name, value in (("hint_prob", hint_prob), ("source_prob", source_prob)):
             if not 0 <= value <= 1:
@@ -82,9 +87,10 @@ class DiffusingColors(Colorizer):
         return [self.parts.unet]
 
     def timesteps(self, uniform: np.ndarray) -> Tensor:
-        """int64 (B,) from numbers in [0, 1); in training a share `source_prob` of them is the source's."""
-        if not (self.training and self.source_prob):
-            return super().timesteps(uniform)
+        """int64 (B,) from numbers in [0, 1); a share `source_prob` of them is the source's.
+
+        In validation too: the best checkpoint is the one of the lowest loss, and an even one would hardly see the source.
+        """
         spread = np.clip((uniform - self.source_prob) / max(1 - self.source_prob, 1e-12), 0, 1 - 1e-12)
         last = (self.path.num_timesteps - 0.5) / self.path.num_timesteps
         return super().timesteps(np.where(uniform < self.source_prob, last, spread))
@@ -148,11 +154,12 @@ class DiffusingColors(Colorizer):
         Of a photo that is grey outside all is drawn, as without a region.
         """
         self.check_edits(hints=edits.hints is not None, start=edits.start)
-        source = self.codec.encode(self.source_image(image))
+        size = len(sample_ids)
+        source = self.codec.encode(self.source_image(image)).expand(size, -1, -1, -1)
         hints = None
         if edits.hints is not None:
-            size = (source.shape[-2], source.shape[-1])
-            hints = known_map(edits.hints, size=size).to(source.device).expand(len(source), -1, -1, -1)
+            cells = (source.shape[-2], source.shape[-1])
+            hints = known_map(edits.hints, size=cells).to(source.device).expand(size, -1, -1, -1)
         walk = self.edited_walk(image, source, sample_ids, settings.seed, edits)
         condition = self.walk_condition(captions, source, hints)
         return self.walk_back(source, captions, sample_ids, settings, condition, **walk)
@@ -167,7 +174,7 @@ class DiffusingColors(Colorizer):
         **walk: Any,
     ) -> Tensor:
         """The colour latents (B, Z, h, w) at the end of the walk from grey latents; `walk` as in `draw_from`."""
-        if not any(captions) and not settings.negative_prompt:
+        if condition.context is None or not (any(captions) or settings.negative_prompt):
             settings = replace(settings, guidance_scale=1.0)  # both branches would be the same
         return self.draw_from(source, self.sources(sample_ids, settings.seed), condition, settings, **walk)
 
@@ -177,7 +184,7 @@ class DiffusingColors(Colorizer):
         """The sampler's arguments for a walk that starts at the photo's own colours or leaves a region."""
         if edits.region is None and edits.start == 1:
             return {}
-        own = self.codec.encode(image)
+        own = self.codec.encode(image).expand_as(source)
         walk: dict[str, Any] = {} if edits.start == 1 else {"start": edits.start, "current": own}
         if edits.region is not None:
             inside = touched_cells(edits.region, (source.shape[-2], source.shape[-1])).to(source.device)

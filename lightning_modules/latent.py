@@ -88,6 +88,10 @@ class LatentModule(TranslationModule):
 
     # ---- what a method answers
 
+    @property
+    def door_options(self) -> frozenset[str]:
+        return frozenset({"prompt", "negative_prompt", "steps", "guidance"})
+
     def condition(self, batch: dict[str, Any], captions: list[str]) -> Condition:
         """The condition of a batch; the text alone unless the method has more."""
         return Condition(self.embed(captions))
@@ -203,8 +207,9 @@ class LatentModule(TranslationModule):
         loss = self.losses(batch, batch["caption"], self.latents(batch), noise, timestep)
         self.log(f"{split}/loss", loss.mean(), batch_size=len(index), sync_dist=True, prog_bar=True)
         # The loss by quarter of the path (guided-diffusion's habit) shows what one mean hides.
+        quarters = timestep.cpu().numpy() * 4 // self.path.num_timesteps
         for quarter in range(4):
-            chosen = np.flatnonzero((uniform * 4).astype(int) == quarter)
+            chosen = np.flatnonzero(quarters == quarter)
             if len(chosen):
                 self.log(
                     f"{split}/loss_q{quarter}", loss[chosen].mean(), batch_size=len(chosen), sync_dist=True

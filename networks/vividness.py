@@ -46,7 +46,9 @@ class VividnessRanker(ModelMixin, ConfigMixin):
         chroma = lab[:, 1:].square().sum(1, keepdim=True).sqrt()
         moments = torch.cat([chroma.mean((2, 3)), chroma.flatten(2).std(-1), lab[:, 1:].mean((2, 3))], dim=1)
         features = self.stages(lab).mean((2, 3))
-        return self.head(torch.cat([features, moments], dim=1)).squeeze(1)
+        # In low precision the scores, some tens large, would be rounded by more than they differ.
+        with torch.autocast(image.device.type, enabled=False):
+            return self.head(torch.cat([features, moments], dim=1).to(self.dtype)).squeeze(1)
 
 
 @torch.no_grad()

@@ -126,8 +126,10 @@ class KnowsTheTruth(nn.Module):
     def __init__(self, clean: torch.Tensor) -> None:
         super().__init__()
         self.clean = clean
+        self.seen: list[torch.Tensor] = []
 
     def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> SimpleNamespace:
+        self.seen.append(noisy)
         return SimpleNamespace(sample=self.clean - noisy[:, : self.clean.shape[1]])
 
 
@@ -142,15 +144,29 @@ def test_colours_that_faded_to_the_start_come_back_with_an_ideal_network(solver,
     module.parts.unet = KnowsTheTruth(true)
     found = module.draw_edited(image, [""] * 4, IDS, DrawSettings(), Edits(start=start))
     assert torch.allclose(found, true, atol=1e-5 * float(true.abs().max()))
+    assert torch.equal(module.parts.unet.seen[0], faded)
 
 
 def test_true_colours_come_back_from_a_network_that_sees_nothing_missing():
     module, image = bridge(solver="indi"), astronaut_batch()["image"]
     true = module.codec.encode(image)
-    module.parts.unet = KnowsTheTruth(true)
+    source = module.codec.encode(module.source_image(image))
     for start in (0.2, 0.7, 1.0):
+        module.parts.unet = KnowsTheTruth(true)
         found = module.draw_edited(image, [""] * 4, IDS, DrawSettings(), Edits(start=start))
         assert torch.allclose(found, true, atol=1e-5 * float(true.abs().max()))
+        assert torch.equal(module.parts.unet.seen[0], source if start == 1 else true)
+
+
+@pytest.mark.parametrize("noise_scale", [0.0, 1.0])
+def test_several_samples_of_a_photo_encode_it_once(noise_scale):
+    module, encoded = bridge(noise_scale, hint_prob=0.5), []
+    encode = module.codec.encode
+    module.codec.encode = lambda image: encoded.append(len(image)) or encode(image)
+    region = torch.full((45, 70), 255, dtype=torch.uint8)
+    edits = Edits(region=region, start=0.5, hints=one_pixel(9, 9, (45, 70)))
+    assert len(predicted(module, edits, num_samples=3)) == 3
+    assert encoded == [1, 1]  # the grey photo and the photo itself
 
 
 @pytest.mark.parametrize("noise_scale", [0.0, 1.0])
@@ -268,12 +284,8 @@ def test_only_noise_and_steps_give_different_results():
         assert module.is_deterministic(settings, edits) == torch.equal(first, second)
         return not torch.equal(first, second)
 
-    assert [differs(0.0, 3, 1), differs(1.0, 3, 1), differs(1.0, 1, 1), differs(1.0, 1, 0.5)] == [
-        False,
-        True,
-        False,
-        True,
-    ]
+    asked = [(0.0, 3, 1), (1.0, 3, 1), (1.0, 1, 1), (1.0, 1, 0.5), (1.0, 1, 0.9999)]
+    assert [differs(*settings) for settings in asked] == [False, True, False, True, True]
     assert not controlnet().is_deterministic(DrawSettings(), Edits())
 
 

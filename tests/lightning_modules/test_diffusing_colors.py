@@ -34,16 +34,18 @@ def with_colors(module: DiffusingColors) -> DiffusingColors:
     return module
 
 
-def test_the_loss_is_the_squared_error_of_what_is_missing():
-    module, batch = make(), photo_batch()
+@pytest.mark.parametrize("noise_scale", [0.0, 2.0])
+def test_the_loss_is_the_squared_error_of_what_is_missing(noise_scale):
+    module, batch = make(noise_scale), photo_batch()
     clean = module.codec.encode(batch["image"])
     source = module.codec.encode(grey_image(lightness(batch["image"])))
     timestep = torch.tensor([0, 249, 499, 999])
     m = (timestep + 1).view(-1, 1, 1, 1) / 1000
-    noisy = (1 - m) * clean + m * source
+    noise = torch.randn_like(clean)
+    noisy = (1 - m) * clean + m * source + noise_scale * (m * (1 - m)).sqrt() * noise
     pred = module.parts.unet(noisy, timestep, module.embed([""] * 4)).sample
     expected = (pred - (clean - noisy)).square().flatten(1).mean(1)
-    found = module.losses(batch, [""] * 4, clean, torch.randn_like(clean), timestep)
+    found = module.losses(batch, [""] * 4, clean, noise, timestep)
     assert torch.allclose(found, expected, rtol=1e-4)
 
 
@@ -144,13 +146,44 @@ def test_hints_are_learned_in_a_share_of_the_samples_alone(fit):
     assert hints[:, :2].abs().mean(1)[~whole].max() == 0
 
 
+def test_training_shows_the_unet_its_hints_and_validation_none(fit):
+    module, batch, seen = make(hint_prob=1.0), photo_batch(), []
+    fit(module, batch, steps=1)
+    clean = module.codec.encode(batch["image"])
+    given = batch, [""] * 4, clean, torch.zeros_like(clean), torch.full((4,), 499)
+    module.parts.unet.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, 4:]))
+    for training in (True, False):
+        module.train(training).losses(*given)
+    told = module.training_hints(batch["image"])
+    assert told.abs().max() > 0
+    assert torch.equal(seen[0], told)
+    assert torch.equal(seen[1], torch.zeros_like(told))
+
+
+def test_a_base_without_text_is_not_guided():
+    module, batch = make(parts=tiny_parts(text=False), guidance_scale=3.0), photo_batch()
+    panels = module.sample_panels(batch)
+    assert torch.equal(panels["result"], panels["result with prompt"])
+
+
+@pytest.mark.parametrize("key", ["weighting", "gamma"])
+def test_a_weighting_of_the_noise_path_is_refused(key):
+    with pytest.raises(
+        ValueError, match=f"module.{key} has no effect on a bridge; leave it out, or set module.b"
+    ):
+        make(**{key: 1.0})
+
+
 def test_a_share_of_the_training_stands_at_the_source_and_the_rest_is_uniform():
     module, uniform = make(source_prob=0.5), np.linspace(0, 1, 20000, endpoint=False)
-    found = module.train().timesteps(uniform)
+    found = module.timesteps(uniform)
     assert int((found == 999).sum()) == 10000 + 10
     assert (found[10000:] - make().timesteps(uniform[::2])).abs().max() <= 1  # rounding
-    assert torch.equal(module.eval().timesteps(uniform), make().timesteps(uniform))
-    assert (make(source_prob=1.0).train().timesteps(uniform) == 999).all()
+    assert torch.equal(
+        module.train().timesteps(uniform), found
+    )  # the best checkpoint is judged by the same share
+    assert (make().timesteps(uniform) == torch.arange(1000).repeat_interleave(20)).all()
+    assert (make(source_prob=1.0).timesteps(uniform) == 999).all()
     with pytest.raises(ValueError, match=r"module.source_prob is -1; expected a probability"):
         make(source_prob=-1)
 
