@@ -8,6 +8,9 @@ from benchmarks.colorizer_methods import Entrant
 
 _NAME_OF_ITS_OWN = "give runs of other settings a name of their own"
 _NOT_SET = "not set"
+# How photos are read, and the seed.
+_DATA_OF_THE_MACHINE = {"seed", "num_workers", "image_cache", "cache_dir", "val_batch_size", "timeout_s"}
+_TRAINER_KEYS = ("precision", "accumulate_grad_batches", "gradient_clip_val")
 
 
 def check_alike(methods: Mapping[str, Sequence[Entrant]]) -> None:
@@ -20,18 +23,32 @@ def check_alike(methods: Mapping[str, Sequence[Entrant]]) -> None:
                     f"methods= joins runs of '{name}' that draw with {first.source.settings} and with "
                     f"{other.source.settings}; {_NAME_OF_ITS_OWN}"
                 )
-            unlike = differing(first.run.config["module"], other.run.config["module"])
+            unlike = differing(learned_from(first.run.config), learned_from(other.run.config))
             if unlike:
-                listed = ", ".join(f"module.{key} ({a} and {b})" for key, (a, b) in unlike.items())
+                listed = ", ".join(f"{key} ({a} and {b})" for key, (a, b) in unlike.items())
                 raise ValueError(
                     f"methods= joins runs of '{name}' that differ in {listed}; {_NAME_OF_ITS_OWN}"
                 )
+        seeds = [entrant.run.config["seed"] for entrant in entrants]
+        if len(set(seeds)) < len(seeds):
+            listed = ", ".join(map(str, seeds))
+            raise ValueError(
+                f"methods= joins runs of '{name}' of which two have the same seed ({listed}); trainings count as "
+                "several only if their seeds differ"
+            )
         counts = sorted({count for count in (training_images(e.run) for e in entrants) if count is not None})
         if len(counts) > 1:
             raise ValueError(
                 f"methods= joins runs of '{name}' that were trained on {' and '.join(map(str, counts))} photos; join runs of "
                 "equal training, or give them names of their own"
             )
+
+
+def learned_from(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a run's config that its weights depend on, without the seed and the length."""
+    data = {key: value for key, value in config["datamodule"].items() if key not in _DATA_OF_THE_MACHINE}
+    trainer = {key: config.get("trainer", {}).get(key) for key in _TRAINER_KEYS}
+    return {"module": config["module"], "datamodule": data, "trainer": trainer}
 
 
 def differing(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:

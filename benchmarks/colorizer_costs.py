@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.colorizer_photos import Draw, Photos
-from callbacks.csv_logger import AppendingCSVLogger
 from lightning_modules.base import TranslationModule
 from lightning_modules.colorizer import Colorizer
 from runs.load import Run
@@ -40,8 +39,8 @@ def evaluations_per_image(module: Colorizer, draw: Draw, photos: Photos) -> floa
 def seconds_per_image(draws: Mapping[str, Draw], photos: Photos, num_rounds: int) -> dict[str, float]:
     """Median time of one photo at a time; the draws take turns, so that a slow while of the machine slows all."""
     taken: dict[str, list[float]] = {name: [] for name in draws}
-    for number in range(-1, num_rounds):  # the first round warms up
-        one = photos.part(max(0, number) % len(photos), max(0, number) % len(photos) + 1)
+    one = photos.part(0, 1)
+    for number in range(-1, num_rounds):  # the first round warms up and puts the caption into the text caches
         for name, draw in draws.items():
             start = time.perf_counter()
             draw(one, 0).cpu()  # the copy waits for the device
@@ -60,21 +59,13 @@ def parameters(module: TranslationModule) -> dict[str, int]:
 
 
 def training_images(run: Run) -> int | None:
-    """Photos that the training took to its last logged step, repeats counted; None where no run folder tells."""
-    if not run.source.is_file():
-        return None
-    rows = AppendingCSVLogger(run.source.parent.parent).rows()
-    steps = [int(row["step"]) + (0 if _is_test(row) else 1) for row in rows if row["step"]]
-    trainer, num_processes = run.config.get("trainer", {}), _num_processes(run.config.get("trainer", {}))
-    if not steps or num_processes is None:
+    """Photos that the loaded weights were trained on, repeats counted; None where no checkpoint tells."""
+    trainer = run.config.get("trainer", {})
+    num_processes = _num_processes(trainer)
+    if run.num_steps is None or num_processes is None:
         return None
     per_step = run.config["datamodule"]["batch_size"] * trainer.get("accumulate_grad_batches", 1)
-    return max(steps) * int(per_step) * num_processes
-
-
-def _is_test(row: Mapping[str, str]) -> bool:
-    """Tests are logged under the number of steps done, all else under the number of the step, which counts from 0."""
-    return any(value for name, value in row.items() if name.startswith("test/"))
+    return run.num_steps * int(per_step) * num_processes
 
 
 def _num_processes(trainer: Mapping[str, Any]) -> int | None:

@@ -115,6 +115,11 @@ def measure(options: CurveOptions, overrides: list[str]) -> dict[str, Any]:
             rows[name] = qualities | rows[name]
     else:
         tuning = read_photos(datamodule, tune_split, limit=options.tune_limit or TUNE_LIMIT)
+        if photos.overlap(tuning):
+            raise ValueError(
+                f"split={options.split} and tune_split={tune_split} share photos, so that the fixed scale would know them; "
+                "give another tune_split or split"
+            )
         rows = ranker_rows(module, scores_of(ranker), photos, seeds, values, figures, tuning)
     report = {
         "options": asdict(options),
@@ -140,7 +145,7 @@ def parse_values(options: CurveOptions) -> list[float]:
             raise ValueError(
                 f"{key}={given} has no effect on what={options.what}; give what=ranker, or leave {key} out"
             )
-    text = options.values or VALUES[options.what]
+    text = VALUES[options.what] if options.values is None else options.values
     try:
         values = [float(word) for word in text.split(",")]
     except ValueError:

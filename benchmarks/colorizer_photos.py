@@ -39,6 +39,11 @@ class Photos:
         cut = slice(start, stop)
         return Photos(self.image[cut], self.captions[cut], self.ids[cut], self.names[cut])
 
+    def overlap(self, other: "Photos") -> bool:
+        """Whether a picture is in both: of a folder without a split `test`, that is `val`."""
+        mine, others = ({image.numpy().tobytes() for image in p.image} for p in (self, other))
+        return not mine.isdisjoint(others)
+
 
 # Photos and a seed -> coloured images (B, 3, H, W) in [0, 1].
 Draw = Callable[[Photos, int], Tensor]
@@ -171,7 +176,7 @@ def whole_numbers(key: str, text: str) -> list[int]:
         ValueError: naming the option.
     """
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdigit() for word in words):
+    if not all(word.isdecimal() for word in words):
         raise ValueError(f"{key}={text} is not a list of whole numbers, such as {key}=0,1,2")
     if len(set(map(int, words))) < len(words):
         raise ValueError(f"{key}={text} names a number twice")

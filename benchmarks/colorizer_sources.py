@@ -1,11 +1,11 @@
 """The runs of a comparison as a user names them, each with drawing settings of its own: RUN@steps=1,chroma=0.6."""
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
 
+from runs.drawing import check_guidance, check_steps
 from runs.vividness import AUTO, chroma_scale
 
 KEYS = ("steps", "guidance", "chroma")
@@ -74,13 +74,13 @@ def _value(key: str, text: str) -> float | str:
         scale = chroma_scale(text or "nothing", None)
         return AUTO if scale is None else scale
     if key == "steps":
-        if not (text.isdecimal() and int(text) > 0):
+        if not text.isdecimal():
             raise ValueError(f"steps={text} is not a whole number of at least 1")
+        check_steps(int(text))
         return int(text)
     try:
         guidance = float(text)
     except ValueError:
-        guidance = math.nan
-    if not 0 <= guidance < math.inf:
-        raise ValueError(f"guidance={text} is not a number from 0; 1 is off")
+        raise ValueError(f"guidance={text} is not a number from 0; 1 is off") from None
+    check_guidance(guidance)
     return guidance

@@ -65,7 +65,12 @@ COLUMNS = (
         "Standard deviation of CIEDE2000 over the sampling seeds of one run, mean over runs; a dash where one draw is all.",
     ),
     Column("num_runs", "n", 0, "Training runs that mean and ± are taken over."),
-    Column("training_images", "photos trained on", 0, "Photos that the training took, repeats counted."),
+    Column(
+        "training_images",
+        "photos trained on",
+        0,
+        "Photos that the drawn weights were trained on, repeats counted.",
+    ),
     Column(
         "seconds_per_image",
         "s per image",

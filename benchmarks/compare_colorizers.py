@@ -104,7 +104,8 @@ def compare(options: CompareOptions, overrides: list[str]) -> Path:
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
 
-    baselines = baseline_pictures(first.module, photos, mean_chroma(datamodule, options.split)[0])
+    ab, chroma_source = mean_chroma(datamodule, options.split)
+    baselines = baseline_pictures(first.module, photos, ab)
     chosen = evenly(len(photos), NUM_PAGE_PHOTOS)
     beside = {name: _page_column(name, "", figures, images, chosen) for name, images in baselines.items()}
     rows, drawn_columns = [], []
@@ -124,11 +125,12 @@ def compare(options: CompareOptions, overrides: list[str]) -> Path:
         "options": asdict(options),
         "overrides": overrides,
         "num_photos": len(photos),
+        "mean_colour_from": chroma_source,
         "device": str(device),
         "num_threads": torch.get_num_threads(),
         "rows": {row.name: _reported(row) for row in rows},
     }
-    title = _title(options, photos, seeds, device)
+    title = _title(options, photos, seeds, device, chroma_source)
     write_text(folder / "comparison.json", json.dumps(report, indent=2) + "\n")
     write_text(folder / "comparison.md", markdown(rows, title))
     write_text(folder / "comparison.html", page_text(title, rows, shown, [photos.names[i] for i in chosen]))
@@ -156,11 +158,13 @@ def _reported(row: Row) -> dict[str, Any]:
     }
 
 
-def _title(options: CompareOptions, photos: Photos, seeds: list[int], device: torch.device) -> str:
+def _title(
+    options: CompareOptions, photos: Photos, seeds: list[int], device: torch.device, chroma_source: str
+) -> str:
     prompts = "captions as prompts" if options.captions == "true" else "no prompts"
     return (
         f"{len(photos)} photos of the {options.split} split at {photos.image.shape[-1]} pixels, {prompts}, sampling seeds "
-        f"{', '.join(map(str, seeds))}, on {device.type}."
+        f"{', '.join(map(str, seeds))}, on {device.type}; mean colour of the {chroma_source} split."
     )
 
 

@@ -1,6 +1,6 @@
 """How often a colour word in the prompt moves the mean hue toward that colour.
 
-    python -m benchmarks.text_guidance run=colorize_controlnet datamodule.root=DIR [split=val] [limit=100]
+    python -m benchmarks.text_guidance run=colorize_controlnet datamodule=photos datamodule.root=DIR [split=val] [limit=100]
 
 For each photo and each colour word the result with the prompt "WORD" is compared with the result without a prompt from
 the same noise. The mean hue is the angle of the mean (a*, b*); the word worked if that angle came nearer to the
@@ -9,21 +9,23 @@ word's own (color.names.hue_of).
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from color.lab import lightness, rgb_to_lab
+from benchmarks.colorizer_photos import draw_all, load_colorizer, photos_datamodule, plain_draw, read_photos
+from color.lab import rgb_to_lab
 from color.names import hue_of
-from lightning_modules.requests import DrawSettings
-from runs.build import build
 from runs.cli import run_door
-from runs.load import load_run
+from runs.drawing import check_guidance, check_steps
+from runs.logs import quiet_libraries
 from runs.options import option, parse
-from runs.reading import with_datamodule
+from runs.prediction import pick_device
 
-USAGE = "python -m benchmarks.text_guidance run=RUN datamodule.root=DIR [split=val] [limit=100]"
+USAGE = (
+    "python -m benchmarks.text_guidance run=RUN [datamodule=photos datamodule.root=DIR split=val limit=100]"
+)
 
 
 @dataclass(frozen=True)
@@ -33,48 +35,52 @@ class GuidanceOptions:
     run: str = option("run folder, checkpoint file, or a name in pretrained/")
     split: str = option("train, val or test", "val")
     words: str = option("colour words, comma-separated", "red,orange,yellow,green,blue,purple,pink")
-    limit: int | None = option("first so many photos; all if not given", None)
+    limit: int | None = option("so many photos, evenly spread over the split; all if not given", None)
     steps: int | None = option("network evaluations; the run's own if not given", None)
-    guidance: float | None = option("guidance scale; the run's own if not given", None)
+    guidance: float | None = option("guidance scale, 1 = off; the run's own if not given", None)
     seed: int = option("of the noise", 0)
+    device: str = option("auto, cpu, cuda ...", "auto")
 
 
 def mean_hue(image: Tensor) -> Tensor:
-    """Angle in degrees (B,) of the mean (a*, b*) of images (B, 3, H, W)."""
-    a, b = rgb_to_lab(image)[:, 1:].mean((2, 3)).unbind(1)
+    """Angle in degrees (N,) of the mean (a*, b*) of images uint8 (N, 3, H, W)."""
+    a, b = rgb_to_lab(image.float() / 255)[:, 1:].mean((2, 3)).unbind(1)
     return torch.rad2deg(torch.atan2(b, a))
 
 
 def distance(hue: Tensor, target: float) -> Tensor:
-    """Angle in degrees between hues (B,) and a target, 0 to 180."""
+    """Angle in degrees between hues (N,) and a target, 0 to 180."""
     return ((hue - target + 180) % 360 - 180).abs()
 
 
-@torch.no_grad()
 def measure(options: GuidanceOptions, overrides: list[str]) -> dict[str, float]:
-    """Share of photos in [0, 1] for each word, and over all."""
-    run = load_run(options.run)
-    datamodule = build(with_datamodule(run.config, overrides)["datamodule"], "datamodule")
-    datamodule.setup("fit" if options.split == "train" else "validate" if options.split == "val" else "test")
-    dataset = getattr(datamodule, f"{options.split}_dataset")
-    settings = DrawSettings(num_steps=options.steps, guidance_scale=options.guidance, seed=options.seed)
-    words = options.words.split(",")
-    moved: dict[str, list[bool]] = {word: [] for word in words}
-    count = min(len(dataset), options.limit or len(dataset))
-    for start in range(0, count, 64):
-        ids = list(range(start, min(start + 64, count)))
-        given = lightness(torch.stack([dataset.load(i) for i in ids]))
-        plain = mean_hue(run.module.colorize(given, [""] * len(ids), ids, settings))
-        for word in words:
-            asked = mean_hue(run.module.colorize(given, [word] * len(ids), ids, settings))
-            target = hue_of(word)
-            moved[word] += (distance(asked, target) < distance(plain, target)).tolist()
-    shares = {word: sum(results) / len(results) for word, results in moved.items()}
-    return shares | {"all": sum(map(sum, moved.values())) / sum(map(len, moved.values()))}
+    """Share of photos in [0, 1] for each word, and over all.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run or data, or an option that makes no sense.
+    """
+    check_steps(options.steps)
+    check_guidance(options.guidance)
+    try:
+        targets = {word.strip(): hue_of(word.strip()) for word in options.words.split(",")}
+    except ValueError as error:
+        raise ValueError(f"words={options.words}: {error}") from None
+    run = load_colorizer(options.run, pick_device(options.device))
+    sizes = {options.run: int(run.config["datamodule"]["size_px"])}
+    photos = read_photos(photos_datamodule(run.config, overrides, sizes), options.split, limit=options.limit)
+    draw = plain_draw(run.module, num_steps=options.steps, guidance_scale=options.guidance)  # type: ignore[arg-type]
+    plain = mean_hue(draw_all(draw, photos, options.seed))
+    moved: dict[str, Tensor] = {}
+    for word, target in targets.items():
+        asked = mean_hue(draw_all(draw, replace(photos, captions=[word] * len(photos)), options.seed))
+        moved[word] = distance(asked, target) < distance(plain, target)
+    shares = {word: results.float().mean().item() for word, results in moved.items()}
+    return shares | {"all": torch.stack(list(moved.values())).float().mean().item()}
 
 
 def main() -> None:
     """Parses the options, measures, prints JSON."""
+    quiet_libraries()
     sys.stdout.write(json.dumps(measure(*parse(GuidanceOptions, sys.argv[1:], USAGE)), indent=2) + "\n")
 
 

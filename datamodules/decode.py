@@ -60,7 +60,7 @@ def _check_header(image: Image.Image, path: Path, max_pixels: int) -> None:
 
 
 def _too_large(path: Path, what: str, max_pixels: int) -> UnreadableImage:
-    return UnreadableImage(path, f"{what} are more than the {max_pixels} allowed by datamodule.max_pixels")
+    return UnreadableImage(path, f"{what} are more than the {max_pixels} allowed by max_pixels")
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image:
@@ -73,7 +73,7 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
     if num_bytes > max_pixels * BYTES_PER_PIXEL + METADATA_BYTES:
         raise UnreadableImage(
             path,
-            f"its {num_bytes / 1e6:.0f} MB are more than the {max_pixels} pixels of datamodule.max_pixels take",
+            f"its {num_bytes / 1e6:.0f} MB are more than the {max_pixels} pixels of max_pixels take",
         )
     # Pillow's limit is a global. At twice this one it raises, in the case of WebP before memory for the canvas is taken.
     with _limit_lock:

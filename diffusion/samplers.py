@@ -94,7 +94,15 @@ class Sampler:
             noise: standard normal start (B, C, h, w); float32.
             objective: names the prediction and its path.
             generators: one for each image, for the solvers that add noise (ddpm, ddim with eta > 0).
+
+        Raises:
+            ValueError: more steps than the path has.
         """
+        if self.num_steps > objective.path.num_timesteps:
+            raise ValueError(
+                f"sampler.num_steps is {self.num_steps}, but the path has {objective.path.num_timesteps} timesteps; give "
+                "that many or fewer"
+            )
         scheduler = self.scheduler(objective)
         scheduler.set_timesteps(self.num_steps, device=noise.device)
         extra: dict[str, Any] = {"eta": self.eta} if self.solver == "ddim" else {}

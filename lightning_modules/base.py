@@ -75,6 +75,11 @@ class TranslationModule(L.LightningModule):
         """Results uint8 (3, H', W') for one photo uint8 (3, H, W), `request.num_samples` of them."""
         raise ValueError(f"{type(self).__name__} has no prediction")
 
+    @property
+    def door_options(self) -> frozenset[str]:
+        """The options of predict.py and evaluate.py about drawing that change this method's results."""
+        return frozenset()
+
     def is_deterministic(self, settings: DrawSettings, edits: Edits) -> bool:
         """Whether a photo and prompt have a single result, whatever the seed."""
         return False

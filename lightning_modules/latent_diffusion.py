@@ -34,6 +34,10 @@ class LatentDiffusion(LatentModule):
         settings: as LatentModule.
     """
 
+    @property
+    def door_options(self) -> frozenset[str]:
+        return super().door_options | {"size"}
+
     def __init__(self, *, train_text_encoder: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
         if train_text_encoder and self.parts.text_encoder is None:

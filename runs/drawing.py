@@ -1,9 +1,12 @@
 """What predict and evaluate ask alike of a model: the options of drawing, as settings."""
 
-from typing import Protocol
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 
+from lightning_modules.base import TranslationModule
 from lightning_modules.requests import DrawSettings
 from runs.vividness import chroma_scale, load_ranker
 
@@ -27,9 +30,34 @@ class DrawOptions(Protocol):
 
 def check_drawing(options: DrawOptions) -> None:
     """Raises a ValueError for options that make no sense with any model, before one is loaded."""
-    if options.steps is not None and options.steps < 1:
-        raise ValueError(f"steps={options.steps} is no number of steps; give at least 1, or leave it out")
+    check_steps(options.steps)
+    check_guidance(options.guidance)
     chroma_scale(options.chroma, options.ranker)
+
+
+def check_steps(steps: int | None) -> None:
+    """Raises a ValueError for a number of network evaluations below 1."""
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps={steps} is not a whole number of at least 1")
+
+
+def check_guidance(scale: float | None) -> None:
+    """Raises a ValueError for a guidance scale that is negative or not finite."""
+    if scale is not None and not 0 <= scale < math.inf:
+        raise ValueError(f"guidance={scale:g} is not a number from 0; 1 is off")
+
+
+def check_effect(module: TranslationModule, given: Mapping[str, Any]) -> None:
+    """Raises a ValueError for an option that was given and changes nothing of this model's results.
+
+    Args:
+        module: the model.
+        given: options by name; None, "" and False are not given.
+    """
+    words = [key for key, value in given.items() if value not in (None, "", False)]
+    name = next((key for key in words if key not in module.door_options), None)
+    if name is not None:
+        raise ValueError(f"{type(module).__name__} takes no {name}=; leave it out")
 
 
 def draw_settings(options: DrawOptions, device: torch.device, *, short_px: int | None = None) -> DrawSettings:

@@ -14,6 +14,7 @@ from datamodules.decode import UnreadableImage, decode_rgba
 from lightning_modules.base import TranslationModule
 from lightning_modules.colorizer import Colorizer
 from lightning_modules.requests import DrawSettings, Edits
+from runs.drawing import check_effect
 
 log = logging.getLogger(__name__)
 
@@ -48,23 +49,17 @@ class EditWords:
 
     def check_module(self, module: TranslationModule, settings: DrawSettings, num_samples: int) -> None:
         """Raises a ValueError for what the model cannot do or what would do nothing."""
-        self._check_colorizer(module, settings)
+        chroma = settings.chroma_scale is not None or settings.ranker is not None
+        own = {"hints": self.hints, "mask": self.mask, "start": self.start != 1, "chroma": chroma}
+        check_effect(module, own)
+        if isinstance(module, Colorizer):
+            module.check_edits(hints=bool(self.hints), start=self.start)
         if num_samples > 1 and module.is_deterministic(settings, Edits(start=self.start)):
             raise ValueError(
                 f"num_samples={num_samples} would write the same picture {num_samples} times: "
                 f"{type(module).__name__} has one result with these settings; leave num_samples out (of a bridge, noise "
                 "on its way, module.path.noise_scale, gives several in two steps or more)"
             )
-
-    def _check_colorizer(self, module: TranslationModule, settings: DrawSettings) -> None:
-        if isinstance(module, Colorizer):
-            module.check_edits(hints=bool(self.hints), start=self.start)
-            return
-        given = {"hints": self.hints, "mask": self.mask, "start": self.start != 1}
-        given |= {"chroma": settings.chroma_scale is not None or settings.ranker is not None}
-        name = next((name for name, value in given.items() if value), None)
-        if name is not None:
-            raise ValueError(f"{type(module).__name__} is no colorizer and takes no {name}=; leave it out")
 
     def read(self, photo: Tensor, *, max_pixels: int) -> Edits:
         """The edits of a photo uint8 (3, H, W).

@@ -21,7 +21,7 @@ from metrics.colorization import ColorizationMetrics, ColorizationProtocol
 from metrics.per_image import Summary
 from runs.build import build
 from runs.config import stamp
-from runs.drawing import check_drawing, draw_settings
+from runs.drawing import check_drawing, check_effect, draw_settings
 from runs.edits import EditWords
 from runs.folder import write_text
 from runs.load import Run, load_run
@@ -88,6 +88,7 @@ def evaluate(options: EvaluateOptions, overrides: list[str]) -> Path:
     datamodule.setup("validate" if options.split == "val" else "test")
     ab, chroma_source = mean_chroma(datamodule, options.split)
     settings = draw_settings(options, module.device, short_px=int(run.config["datamodule"]["size_px"]))
+    check_effect(module, {name: getattr(options, name) for name in ("negative_prompt", "steps", "guidance")})
     EditWords().check_module(module, settings, 1)
 
     folder = Path(options.output or f"outputs/evaluate/{_name(run)}/{stamp()}")

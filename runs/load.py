@@ -23,6 +23,7 @@ class Run:
     module: TranslationModule
     config: dict[str, Any]
     source: Path  # run folder, checkpoint file or shipped model
+    num_steps: int | None = None  # optimiser steps that the weights took; None of a shipped model
 
 
 def load_run(source: str) -> Run:
@@ -50,9 +51,9 @@ def load_run(source: str) -> Run:
     module = build(at_home(node), "module", seed=config["seed"])
     if place.is_dir():
         module.load_export(place)
-    else:
-        _load_checkpoint(module, place)
-    return Run(module.eval(), config, place)
+        return Run(module.eval(), config, place)
+    num_steps = _load_checkpoint(module, place)
+    return Run(module.eval(), config, place, num_steps)
 
 
 def locate(source: str) -> Path:
@@ -91,7 +92,7 @@ def at_home(node: Any) -> Any:
     return node
 
 
-def _load_checkpoint(module: TranslationModule, path: Path) -> None:
+def _load_checkpoint(module: TranslationModule, path: Path) -> int | None:
     checkpoint = read_checkpoint(path)
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"], strict=False)
@@ -100,3 +101,4 @@ def _load_checkpoint(module: TranslationModule, path: Path) -> None:
     with torch.no_grad():
         for name, value in average.items():
             parameters[name].copy_(value)
+    return checkpoint.get("global_step")

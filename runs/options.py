@@ -33,6 +33,8 @@ def parse(kind: type[Options], arguments: Sequence[str], usage: str) -> tuple[Op
         if not equals:
             raise ValueError(f"'{word}' is not of the form key=value; {usage}")
         if key in fields:
+            if not text.strip() and fields[key].default != "" and hints[key] in (str, str | None):
+                raise ValueError(f"{key}= is empty; give a value, or leave it out")
             values[key] = _convert(key, text, hints[key])
         elif "." in key or key == "datamodule":
             overrides.append(word)

@@ -15,7 +15,7 @@ from datamodules.image_files import list_images
 from lightning_modules.base import TranslationModule
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.requests import PredictRequest
-from runs.drawing import check_drawing, draw_settings
+from runs.drawing import check_drawing, check_effect, draw_settings
 from runs.edits import EditWords
 from runs.load import load_run
 from runs.options import option, size
@@ -73,6 +73,8 @@ def predict(options: PredictOptions) -> int:
     check_drawing(options)
     if options.num_samples < 1:
         raise ValueError(f"num_samples={options.num_samples} asks for no result; give at least 1")
+    if options.max_pixels < 1:
+        raise ValueError(f"max_pixels={options.max_pixels} refuses every photo; give at least 1")
     if options.short_px is not None and options.short_px < 1:
         raise ValueError(f"short_px={options.short_px} is no working size; give pixels, or leave it out")
     size(options.size)
@@ -85,6 +87,8 @@ def predict(options: PredictOptions) -> int:
     if generates == (options.input is not None):
         need = "prompt= and no input=" if generates else "input=FILE_OR_DIR"
         raise ValueError(f"{type(module).__name__} takes {need}")
+    given = ("prompt", "negative_prompt", "steps", "guidance", "size", "short_px")
+    check_effect(module, {name: getattr(options, name) for name in given})
     draw = draw_settings(options, module.device)
     words.check_module(module, draw, options.num_samples)
     request = PredictRequest(

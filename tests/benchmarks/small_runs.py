@@ -46,6 +46,8 @@ def save_runs(folder: Path) -> dict[str, str]:
     for name, node in nodes.items():
         save_run(folder / name, node)
         if name.endswith("_b"):
+            config = folder / name / "config.yaml"
+            config.write_text(config.read_text().replace("\nseed: 0\n", "\nseed: 1\n"))
             other_weights(folder / name / "checkpoints" / "best.ckpt")
     return {name: str(folder / name) for name in nodes}
 

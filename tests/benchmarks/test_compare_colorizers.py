@@ -18,7 +18,6 @@ from benchmarks.colorizer_photos import Photos, photos_datamodule, plain_draw, r
 from benchmarks.colorizer_sources import Settings, Source
 from benchmarks.colorizer_table import Row
 from benchmarks.compare_colorizers import CompareOptions, compare
-from callbacks.csv_logger import AppendingCSVLogger
 from lightning_modules.colorizer import CHROMA_SCALES
 from runs.cli import USER_ERRORS
 from runs.load import Run
@@ -245,6 +244,7 @@ def test_a_bad_list_of_methods_is_named(text, message):
         ({"limit": 0}, [], "limit=0 leaves no photo to measure; give at least 1, or leave it out"),
         ({"split": "all"}, [], "split=all is not train, val or test"),
         ({"seeds": "0;1"}, [], "seeds=0;1 is not a list of whole numbers, such as seeds=0,1,2"),
+        ({"seeds": "²"}, [], "seeds=² is not a list of whole numbers"),
         ({"rounds": 0}, [], "rounds=0 times nothing; give at least 1"),
         ({"captions": "yes"}, [], "captions=yes is not true or false"),
         (
@@ -277,18 +277,20 @@ def test_runs_of_other_settings_are_not_joined(runs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def trained(folder: Path, num_steps: int, settings: Settings | None = None) -> Entrant:
+def trained(
+    folder: Path, num_steps: int, settings: Settings | None = None, *, seed: int = 0, root: str = "photos"
+) -> Entrant:
     """A run of so many steps of 4 photos; what it draws is never asked."""
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "checkpoints" / "best.ckpt").touch()
-    AppendingCSVLogger(folder).log_metrics({"train/loss": 1.0}, num_steps - 1)
-    config = {"module": {"norm": "l2"}, "datamodule": {"batch_size": 4}}
-    run = Run(module=None, config=config, source=folder / "checkpoints" / "best.ckpt")
+    data = {"batch_size": 4, "root": root, "seed": seed, "num_workers": seed}
+    config = {"seed": seed, "module": {"norm": "l2"}, "datamodule": data, "trainer": {"precision": "32-true"}}
+    run = Run(module=None, config=config, source=folder, num_steps=num_steps)
     return Entrant(Source(str(folder), str(folder), settings or Settings()), run, plain_draw(None))
 
 
 def test_runs_of_other_training_or_drawing_are_not_joined(tmp_path):
-    one, same, longer = (trained(tmp_path / name, steps) for name, steps in (("a", 10), ("b", 10), ("c", 20)))
+    one, same, longer = (
+        trained(tmp_path / str(seed), steps, seed=seed) for seed, steps in enumerate((10, 10, 20))
+    )
     check_alike({"A": [one, same], "B": [longer]})
     with pytest.raises(ValueError) as caught:
         check_alike({"A": [one, same, longer]})
@@ -296,6 +298,10 @@ def test_runs_of_other_training_or_drawing_are_not_joined(tmp_path):
         "methods= joins runs of 'A' that were trained on 40 and 80 photos; join runs of equal training, or give them names "
         "of their own"
     )
+    with pytest.raises(ValueError, match=r"differ in datamodule.root \(photos and others\); give runs"):
+        check_alike({"A": [one, trained(tmp_path / "e", 10, seed=7, root="others")]})
+    with pytest.raises(ValueError, match=r"'A' of which two have the same seed \(0, 1, 0\)"):
+        check_alike({"A": [one, same, trained(tmp_path / "f", 10)]})
     with pytest.raises(ValueError) as caught:
         check_alike({"A": [one, trained(tmp_path / "d", 10, Settings(steps=1, chroma="auto"))]})
     assert str(caught.value) == (

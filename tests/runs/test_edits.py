@@ -273,14 +273,18 @@ def test_models_refuse_what_they_cannot_do(colorizer_dir, photo_file, tmp_path):
         (colorizer_dir, {"hints": "1,1,#ffffff"}, "ColorizeControlNet takes no hints="),
         (colorizer_dir, {"start": 0.5}, "ColorizeControlNet takes no start="),
         (single, {"hints": "1,1,#ffffff"}, "this one was trained with module.hint_prob=0"),
-        (plain, {"hints": "1,1,#ffffff"}, "Autoencoder is no colorizer and takes no hints=; leave it out"),
-        (plain, {"start": 0.5}, "Autoencoder is no colorizer and takes no start="),
-        (plain, {"mask": "mask.png"}, "Autoencoder is no colorizer and takes no mask="),
-        (plain, {"chroma": "0.5"}, "Autoencoder is no colorizer and takes no chroma="),
+        (plain, {"hints": "1,1,#ffffff"}, "Autoencoder takes no hints=; leave it out"),
+        (plain, {"start": 0.5}, "Autoencoder takes no start="),
+        (plain, {"mask": "mask.png"}, "Autoencoder takes no mask="),
+        (plain, {"chroma": "0.5"}, "Autoencoder takes no chroma="),
+        (plain, {"prompt": "red"}, "Autoencoder takes no prompt=; leave it out"),
+        (plain, {"short_px": 16}, "Autoencoder takes no short_px=; leave it out"),
+        (plain, {"steps": 5}, "Autoencoder takes no steps=; leave it out"),
+        (single, {"size": "8x8"}, "DiffusingColors takes no size=; leave it out"),
         (plain, {"num_samples": 2}, "2 times: Autoencoder has one result with these settings"),
     ):
         with pytest.raises(ValueError) as caught:
-            predicted(run_dir, photo_file, **settings)
+            predicted(run_dir, photo_file, **({"short_px": None} | settings))
         assert message in str(caught.value)
 
 

@@ -60,7 +60,8 @@ def test_an_autoencoder_has_its_reconstruction_alone(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "overrides", "text"),
     [
-        ({"steps": 0}, (), "steps=0 is no number of steps"),
+        ({"steps": 0}, (), "steps=0 is not a whole number of at least 1"),
+        ({"guidance": float("nan")}, (), "guidance=nan is not a number from 0"),
         ({"split": "train"}, (), "split=train is not val or test"),
         ({"protocol": "coco"}, (), "protocol=coco is not one of own, val5k, val50k"),
         ({"colorfulness": "loud"}, (), "expected one of hasler, absolute"),

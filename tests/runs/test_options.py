@@ -19,6 +19,7 @@ class Options:
     share: float = option("how much", 0.5)
     limit: int | None = option("at most", None)
     folder: str | None = option("where", None)
+    text: str = option("said of it", "")
 
 
 def test_words_become_typed_values_and_dotted_keys_are_kept():
@@ -37,7 +38,7 @@ def test_words_become_typed_values_and_dotted_keys_are_kept():
 
 
 def test_defaults_nothing_and_the_last_word():
-    assert parse(Options, ["name=", "limit=null"], USAGE)[0] == Options(name="")
+    assert parse(Options, ["name=a", "text=", "limit=null"], USAGE)[0] == Options(name="a")
     assert parse(Options, ["name=a", "limit="], USAGE)[0].limit is None
     assert parse(Options, ["name=a", "count=1", "count=2"], USAGE)[0].count == 2
 
@@ -47,11 +48,13 @@ def test_defaults_nothing_and_the_last_word():
     [
         (["photo.jpg"], "'photo.jpg' is not of the form key=value; python door.py name=NAME"),
         (["name=a", "cuont=2"], "unknown option 'cuont'; did you mean 'count'?"),
-        (["name=a", "xyz=2"], "unknown option 'xyz'; choices: count, folder, limit, name, share"),
+        (["name=a", "xyz=2"], "unknown option 'xyz'; choices: count, folder, limit, name, share, text"),
         (["name=a", "count=2.5"], "count=2.5 is not a whole number"),
         (["name=a", "limit=many"], "limit=many is not a whole number"),
         (["name=a", "share=half"], "share=half is not a number"),
         (["name=a", "count="], "count= is not a whole number"),
+        (["name="], "name= is empty; give a value, or leave it out"),
+        (["name=a", "folder= "], "folder= is empty; give a value, or leave it out"),
         (["count=2"], "name= is missing; python door.py name=NAME"),
     ],
 )

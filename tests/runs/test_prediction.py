@@ -149,7 +149,12 @@ def test_files_that_differ_in_the_suffix_alone_stay_apart(run_dir, tmp_path):
     ("settings", "kind", "text"),
     [
         ({"num_samples": 0}, ValueError, "num_samples=0 asks for no result"),
-        ({"steps": 0}, ValueError, "steps=0 is no number of steps"),
+        ({"steps": 0}, ValueError, "steps=0 is not a whole number of at least 1"),
+        ({"steps": 5000}, ValueError, "num_steps is 5000, but the path has 1000 timesteps; give that many"),
+        ({"guidance": float("nan")}, ValueError, "guidance=nan is not a number from 0; 1 is off"),
+        ({"guidance": -1.0}, ValueError, "guidance=-1 is not a number from 0; 1 is off"),
+        ({"max_pixels": 0}, ValueError, "max_pixels=0 refuses every photo; give at least 1"),
+        ({"size": "12x12"}, ValueError, "ColorizeControlNet takes no size=; leave it out"),
         ({"short_px": 0}, ValueError, "short_px=0"),
         ({"size": "12"}, ValueError, "size=12 is not HxW"),
         ({"input": "nowhere.png"}, FileNotFoundError, "input=nowhere.png: no such file or folder"),
@@ -189,5 +194,5 @@ def test_latent_diffusion_takes_a_prompt_alone(tmp_path):
 def test_an_autoencoder_gives_the_photo_back_at_its_size(tmp_path):
     run_dir = save_autoencoder(tmp_path)
     photo(21, 34).save(tmp_path / "a.png")
-    assert colored(run_dir, tmp_path / "a.png", tmp_path / "out") == 0
+    assert colored(run_dir, tmp_path / "a.png", tmp_path / "out", short_px=None) == 0
     assert opened(tmp_path / "out" / "a.png").shape == (21, 34, 3)
