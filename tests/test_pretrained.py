@@ -6,12 +6,16 @@ import torch
 from PIL import Image
 from skimage import data
 
+from color.hints import hint_map
 from color.lab import grey_image, lightness, rgb_to_lab
 from color.transfer import transfer_chroma_exact
 from lightning_modules.requests import DrawSettings, PredictRequest
+from metrics.color import colorfulness
+from metrics.delta_e import delta_e_2000
 from runs.load import PRETRAINED, load_run
 
-NAMES = ["autoencoder", "latent_diffusion", "colorize_controlnet", "vividness_ranker"]
+NAMES = ["autoencoder", "latent_diffusion", "colorize_controlnet", "diffusing_colors", "vividness_ranker"]
+COLORIZERS = ["colorize_controlnet", "diffusing_colors"]
 
 
 def photo(name):
@@ -31,9 +35,14 @@ def test_every_model_has_a_card_with_data_licence_and_commands(name):
         assert part in card
 
 
+@pytest.fixture(scope="module", params=COLORIZERS)
+def colorizer(request):
+    return load_run(request.param).module
+
+
 @pytest.fixture(scope="module")
-def colorizer():
-    return load_run("colorize_controlnet").module
+def diffusing():
+    return load_run("diffusing_colors").module
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +82,30 @@ def test_predict_writes_the_same_pixels_twice(colorizer, tmp_path):
     assert torch.equal(first, second)
     Image.fromarray(first.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_the_scale_of_the_bridge_raises_colourfulness_at_every_step(diffusing):
+    given = lightness(photos_64())
+    latent = diffusing.draw_colors(given, [""] * 3, [0, 1, 2])
+    candidates = diffusing.candidates(given, latent, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5))
+    mean = [float(colorfulness(image).mean()) for image in candidates]
+    assert mean == sorted(set(mean))
+
+
+def test_hints_of_true_colours_bring_the_bridge_nearer_to_the_truth(diffusing):
+    image = photos_64()
+    given, truth = lightness(image), rgb_to_lab(image)
+    source = diffusing.codec.encode(grey_image(given))
+    known = torch.zeros(3, 1, 64, 64)
+    known[:, :, 4::16, 4::16] = 1
+    error = []
+    for shown in (known * 0, known):
+        condition = diffusing.walk_condition([""] * 3, source, hint_map(truth[:, 1:], shown, size=(16, 16)))
+        latent = diffusing.walk_back(source, [""] * 3, [0, 1, 2], DrawSettings(), condition)
+        error.append(
+            float(delta_e_2000(rgb_to_lab(diffusing.candidates(given, latent, (1.0,))[0]), truth).mean())
+        )
+    assert error[1] < 0.9 * error[0]
 
 
 def test_the_ranker_prefers_the_true_saturation_to_half_and_double(ranker):
