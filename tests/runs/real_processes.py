@@ -72,7 +72,15 @@ class RealRuns:
 def ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """The further processes of a training that Lightning started."""
     found = psutil.Process(process.pid).children()
-    return [child for child in found if any(word.endswith("train.py") for word in child.cmdline())]
+    return [child for child in found if any(word.endswith("train.py") for word in words_of(child))]
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """The command line of a process; none of one that has ended since it was listed."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # a zombie too
+        return []
 
 
 def all_end(processes: list[psutil.Process]) -> bool:
