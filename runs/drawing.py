@@ -2,30 +2,33 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from lightning_modules.base import TranslationModule
 from lightning_modules.requests import DrawSettings
+from runs.options import option
 from runs.vividness import chroma_scale, load_ranker
 
 
-class DrawOptions(Protocol):
-    """Options that each door which draws has under these names."""
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """Options that each door which draws has."""
 
-    @property
-    def steps(self) -> int | None: ...
-    @property
-    def guidance(self) -> float | None: ...
-    @property
-    def negative_prompt(self) -> str: ...
-    @property
-    def chroma(self) -> str | None: ...
-    @property
-    def ranker(self) -> str | None: ...
-    @property
-    def seed(self) -> int: ...
+    steps: int | None = option("network evaluations; the run's own if not given", None)
+    guidance: float | None = option("guidance scale, 1 = off; the run's own if not given", None)
+    negative_prompt: str = option("text that guidance pushes away from", "")
+    chroma: str | None = option(
+        "of a colorizer: 0 grey, 1 as drawn, auto = what the ranker picks; the run's own if not given", None
+    )
+    ranker: str | None = option(
+        "for chroma=auto: a run of vividness_ranker, or clip:FOLDER_OR_HUB_ID; vividness_ranker if not given",
+        None,
+    )
+    seed: int = option("of the noise: photo i depends on (seed, i) alone", 0)
+    device: str = option("auto, cpu, cuda ...", "auto")
 
 
 def check_drawing(options: DrawOptions) -> None:

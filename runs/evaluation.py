@@ -21,7 +21,7 @@ from metrics.colorization import ColorizationMetrics, ColorizationProtocol
 from metrics.per_image import Summary
 from runs.build import build
 from runs.config import stamp
-from runs.drawing import check_drawing, check_effect, draw_settings
+from runs.drawing import DrawOptions, check_drawing, check_effect, draw_settings
 from runs.edits import EditWords
 from runs.folder import write_text
 from runs.load import Run, load_run
@@ -36,8 +36,8 @@ MEAN_COLOUR = "mean colour"
 _MEAN_COLOUR_PHOTOS = 1000
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(DrawOptions):
     """Options of evaluate.py."""
 
     run: str = option("run folder, checkpoint file, or a name in pretrained/")
@@ -52,19 +52,7 @@ class EvaluateOptions:
     colorfulness_difference: str = option("of_means | per_image", "of_means")
     fid_backbone: str = option("inception | squeezenet (then named after it, not FID)", "inception")
     weights_dir: str | None = option("folder with SqueezeNet weights", None)
-    steps: int | None = option("network evaluations; the run's own if not given", None)
-    guidance: float | None = option("guidance scale; the run's own if not given", None)
-    chroma: str | None = option(
-        "of a colorizer: 0 grey, 1 as drawn, auto = what the ranker picks; the run's own if not given", None
-    )
-    ranker: str | None = option(
-        "for chroma=auto: a run of vividness_ranker, or clip:FOLDER_OR_HUB_ID; vividness_ranker if not given",
-        None,
-    )
-    negative_prompt: str = option("text that guidance pushes away from", "")
-    seed: int = option("of the noise", 0)
     limit: int | None = option("first so many images of the split; all if not given", None)
-    device: str = option("auto, cpu, cuda ...", "auto")
 
 
 def evaluate(options: EvaluateOptions, overrides: list[str]) -> Path:

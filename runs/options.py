@@ -72,7 +72,8 @@ def _convert(key: str, text: str, hint: Any) -> Any:
 
 
 def _help(kind: type, usage: str) -> str:
-    fields = dataclasses.fields(kind)
+    # What must be given comes first, also where a class inherits options.
+    fields = sorted(dataclasses.fields(kind), key=lambda f: f.default is not dataclasses.MISSING)
     width = max(len(f.name) for f in fields)
     lines = [f"  {f.name:<{width}}  {f.metadata['help']}{_default(f)}" for f in fields]
     return "\n".join(

@@ -15,7 +15,7 @@ from datamodules.image_files import list_images
 from lightning_modules.base import TranslationModule
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.requests import PredictRequest
-from runs.drawing import check_drawing, check_effect, draw_settings
+from runs.drawing import DrawOptions, check_drawing, check_effect, draw_settings
 from runs.edits import EditWords
 from runs.load import load_run
 from runs.options import option, size
@@ -23,8 +23,8 @@ from runs.options import option, size
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PredictOptions:
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(DrawOptions):
     """Options of predict.py."""
 
     run: str = option("run folder, checkpoint file, or a name in pretrained/")
@@ -33,16 +33,6 @@ class PredictOptions:
         "a photo or a folder of photos (not for latent_diffusion, which takes a prompt)", None
     )
     prompt: str = option("text condition", "")
-    negative_prompt: str = option("text that guidance pushes away from", "")
-    steps: int | None = option("network evaluations; the run's own if not given", None)
-    guidance: float | None = option("guidance scale, 1 = off; the run's own if not given", None)
-    chroma: str | None = option(
-        "of a colorizer: 0 grey, 1 as drawn, auto = what the ranker picks; the run's own if not given", None
-    )
-    ranker: str | None = option(
-        "for chroma=auto: a run of vividness_ranker, or clip:FOLDER_OR_HUB_ID; vividness_ranker if not given",
-        None,
-    )
     hints: str | None = option(
         "known colours: PNG of the photo's size, opaque where known, or points as in 'x,y,#rrggbb; x,y,radius,#rrggbb'",
         None,
@@ -54,14 +44,12 @@ class PredictOptions:
         "of diffusing_colors: 1 from grey; less = the photo has kept 1 - start of its colour, go on from there",
         1.0,
     )
-    seed: int = option("of the noise: photo i depends on (seed, i) alone", 0)
     num_samples: int = option("results for each photo", 1)
     short_px: int | None = option(
         "working size: short side as the network sees it; the run's own if not given", None
     )
     size: str | None = option("HxW of the result, for methods that choose it", None)
     max_pixels: int = option("larger photos are refused before decoding", 64_000_000)
-    device: str = option("auto, cpu, cuda ...", "auto")
 
 
 def predict(options: PredictOptions) -> int:
