@@ -24,7 +24,7 @@ $(READY): requirements.lock
 	@touch $@
 
 demo: $(READY)  ## train the colorizer for a few minutes, colour grey photos, write outputs/demo/index.html
-	$(BIN)/python -m runs.demo
+	$(BIN)/python -m doors.demo
 
 test: $(READY)  ## the test suite: CPU, no network, at most 5 minutes on 2 cores
 	$(BIN)/python -m pytest

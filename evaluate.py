@@ -2,21 +2,21 @@
 
 import sys
 
+from doors.options import EvaluateOptions, parse
 from runs.cli import run_door
 
-USAGE = "python evaluate.py run=RUN [split=val|test] [datamodule.root=DIR] [datamodule=builtin_photos] ..."
+USAGE = "python evaluate.py run=RUN [split=val|test] [protocol.KEY=VALUE] [datamodule.root=DIR] [the method's options] ..."
 
 
 def main() -> None:
     """Parses the options, then evaluates."""
-    from runs.evaluation import EvaluateOptions, evaluate
+    words = parse(EvaluateOptions, sys.argv[1:], USAGE)
+    from doors.compare import evaluate
     from runs.logs import quiet_libraries, run_log
-    from runs.options import parse
 
-    options, overrides = parse(EvaluateOptions, sys.argv[1:], USAGE)
     quiet_libraries()
     with run_log(None):
-        evaluate(options, overrides)
+        evaluate(words)
 
 
 if __name__ == "__main__":

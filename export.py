@@ -2,6 +2,7 @@
 
 import sys
 
+from doors.options import ExportOptions, parse
 from runs.cli import run_door
 
 USAGE = "python export.py run=RUN output=DIR [dtype=float16]"
@@ -9,16 +10,13 @@ USAGE = "python export.py run=RUN output=DIR [dtype=float16]"
 
 def main() -> None:
     """Parses the options, then exports."""
-    from runs.exporting import ExportOptions, export
+    words = parse(ExportOptions, sys.argv[1:], USAGE).refuse(method=True)
+    from doors.export import export
     from runs.logs import quiet_libraries, run_log
-    from runs.options import parse
 
-    options, overrides = parse(ExportOptions, sys.argv[1:], USAGE)
-    if overrides:
-        raise ValueError(f"{overrides[0]} has no effect here: export.py takes the options that --help lists")
     quiet_libraries()
     with run_log(None):
-        export(options)
+        export(words.door)
 
 
 if __name__ == "__main__":

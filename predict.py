@@ -2,23 +2,23 @@
 
 import sys
 
+from doors.options import PredictOptions, parse
 from runs.cli import run_door
 
-USAGE = "python predict.py run=RUN input=FILE_OR_DIR output=DIR [prompt= steps= seed= num_samples= ...]"
+USAGE = (
+    "python predict.py run=RUN input=FILE_OR_DIR output=DIR [the method's options: prompt= steps= seed= ...]"
+)
 
 
 def main() -> None:
     """Parses the options, then predicts; some unreadable files make the exit code 1."""
+    words = parse(PredictOptions, sys.argv[1:], USAGE).refuse()
+    from doors.predict import predict
     from runs.logs import quiet_libraries, run_log
-    from runs.options import parse
-    from runs.prediction import PredictOptions, predict
 
-    options, overrides = parse(PredictOptions, sys.argv[1:], USAGE)
-    if overrides:
-        raise ValueError(f"{overrides[0]} has no effect here: predict.py takes the options that --help lists")
     quiet_libraries()
     with run_log(None):
-        num_failed = predict(options)
+        num_failed = predict(words.door, words.method)
     if num_failed:
         sys.exit(1)
 

@@ -53,8 +53,8 @@ def _batches(dataset: PhotoDataset) -> list[dict[str, Any]]:
             "name": [row["name"] for row in rows],
             "index": torch.tensor([row["index"] for row in rows]),
         }
-        if "moments" in rows[0]:
-            batch["moments"] = torch.stack([row["moments"] for row in rows])
+        if "encodings" in rows[0]:
+            batch["encodings"] = {"image": torch.stack([row["encodings"]["image"] for row in rows])}
         batches.append(batch)
     return batches
 

@@ -18,9 +18,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
+from doors.options import parse
+from lightning_modules.options import option
 from runs.cli import run_door
 from runs.logs import quiet_libraries
-from runs.options import option, parse
 
 USAGE = "python -m benchmarks.endurance [num_steps=2000]"
 MAX_GROWTH_MIB = 20.0
@@ -135,7 +136,7 @@ def endure(num_steps: int, folder: Path) -> Endurance:
 
 def main() -> None:
     """Runs and prints; the exit code is 1 if a promise is broken."""
-    options, _ = parse(EnduranceOptions, sys.argv[1:], USAGE)
+    options = parse(EnduranceOptions, sys.argv[1:], USAGE).refuse(method=True).door
     logging.getLogger("lightning").setLevel(logging.WARNING)
     quiet_libraries()
     torch.set_num_threads(1)

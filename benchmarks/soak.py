@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.soak_lane import MOMENTS, Kill, Lane, differences
+from doors.options import parse
+from lightning_modules.options import option
 from runs.cli import run_door
-from runs.options import option, parse
 
 USAGE = "python -m benchmarks.soak [num_kills=32 seed=0 max_minutes=14 folder=outputs/soak]"
 SHARED = (
@@ -106,7 +107,7 @@ def _cells(kills: list[Kill]) -> list[str]:
 
 def main() -> None:
     """Runs the soak; the exit code is 1 if a checkpoint was lost or an end differs."""
-    options, _ = parse(SoakOptions, sys.argv[1:], USAGE)
+    options = parse(SoakOptions, sys.argv[1:], USAGE).refuse(method=True).door
     os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     start = time.monotonic()
     lanes, found = soak(options)

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from callbacks.checkpoint_io import newest_whole, read_checkpoint
 from callbacks.csv_logger import AppendingCSVLogger
+from reliability.checkpoint_io import newest_whole, read_checkpoint
 from runs.folder import status
 
 ROOT = Path(__file__).parents[1]

@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contenders import Bare, Ours, make_batches
+from doors.options import parse
+from doors.predict import pick_device
+from lightning_modules.options import option
 from runs.cli import run_door
 from runs.logs import quiet_libraries
-from runs.options import option, parse
-from runs.prediction import pick_device
 
 USAGE = "python -m benchmarks.step_time [size_px=64 batch_size=16 num_rounds=5 num_steps=20 ...]"
 BARE, TRAINER, CACHED = "bare PyTorch", "trainer", "trainer, cached"
@@ -105,9 +106,7 @@ def show(report: dict[str, Any]) -> None:
 
 def main() -> None:
     """Parses the options, measures, prints."""
-    options, overrides = parse(BenchmarkOptions, sys.argv[1:], USAGE)
-    if overrides:
-        raise ValueError(f"{overrides[0]} has no effect here; --help lists the options")
+    options = parse(BenchmarkOptions, sys.argv[1:], USAGE).refuse(method=True).door
     quiet_libraries()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")  # Lightning's remarks at the start of each turn

@@ -9,42 +9,41 @@ word's own (color.names.hue_of).
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from benchmarks.colorizer_photos import draw_all, load_colorizer, photos_datamodule, plain_draw, read_photos
 from color.lab import rgb_to_lab
 from color.names import hue_of
+from doors.data import with_datamodule
+from doors.measure import batches
+from doors.options import MeasureOptions, Words, method_options, parse
+from doors.predict import pick_device
+from lightning_modules.options import option
+from runs.build import build
 from runs.cli import run_door
-from runs.drawing import check_guidance, check_steps
+from runs.load import load_run
 from runs.logs import quiet_libraries
-from runs.options import option, parse
-from runs.prediction import pick_device
+from tasks.base import main_result
+from tasks.colorization import Colorization
 
 USAGE = (
     "python -m benchmarks.text_guidance run=RUN [datamodule=photos datamodule.root=DIR split=val limit=100]"
 )
 
 
-@dataclass(frozen=True)
-class GuidanceOptions:
-    """Options of the measurement."""
+@dataclass(frozen=True, kw_only=True)
+class GuidanceOptions(MeasureOptions):
+    """Options of the measurement; steps=, guidance=, seed= ... are the method's."""
 
     run: str = option("run folder, checkpoint file, or a name in pretrained/")
-    split: str = option("train, val or test", "val")
     words: str = option("colour words, comma-separated", "red,orange,yellow,green,blue,purple,pink")
-    limit: int | None = option("so many photos, evenly spread over the split; all if not given", None)
-    steps: int | None = option("network evaluations; the run's own if not given", None)
-    guidance: float | None = option("guidance scale, 1 = off; the run's own if not given", None)
-    seed: int = option("of the noise", 0)
-    device: str = option("auto, cpu, cuda ...", "auto")
 
 
 def mean_hue(image: Tensor) -> Tensor:
-    """Angle in degrees (N,) of the mean (a*, b*) of images uint8 (N, 3, H, W)."""
-    a, b = rgb_to_lab(image.float() / 255)[:, 1:].mean((2, 3)).unbind(1)
+    """Angle in degrees (N,) of the mean (a*, b*) of images (N, 3, H, W) in [0, 1]."""
+    a, b = rgb_to_lab(image.float())[:, 1:].mean((2, 3)).unbind(1)
     return torch.rad2deg(torch.atan2(b, a))
 
 
@@ -53,35 +52,43 @@ def distance(hue: Tensor, target: float) -> Tensor:
     return ((hue - target + 180) % 360 - 180).abs()
 
 
-def measure(options: GuidanceOptions, overrides: list[str]) -> dict[str, float]:
+def measure(words: Words[GuidanceOptions]) -> dict[str, float]:
     """Share of photos in [0, 1] for each word, and over all.
 
     Raises:
         FileNotFoundError, ValueError: no such run or data, or an option that makes no sense.
     """
-    check_steps(options.steps)
-    check_guidance(options.guidance)
+    door = words.door
     try:
-        targets = {word.strip(): hue_of(word.strip()) for word in options.words.split(",")}
+        targets = {word.strip(): hue_of(word.strip()) for word in door.words.split(",")}
     except ValueError as error:
-        raise ValueError(f"words={options.words}: {error}") from None
-    run = load_colorizer(options.run, pick_device(options.device))
-    sizes = {options.run: int(run.config["datamodule"]["size_px"])}
-    photos = read_photos(photos_datamodule(run.config, overrides, sizes), options.split, limit=options.limit)
-    draw = plain_draw(run.module, num_steps=options.steps, guidance_scale=options.guidance)  # type: ignore[arg-type]
-    plain = mean_hue(draw_all(draw, photos, options.seed))
-    moved: dict[str, Tensor] = {}
-    for word, target in targets.items():
-        asked = mean_hue(draw_all(draw, replace(photos, captions=[word] * len(photos)), options.seed))
-        moved[word] = distance(asked, target) < distance(plain, target)
-    shares = {word: results.float().mean().item() for word, results in moved.items()}
-    return shares | {"all": torch.stack(list(moved.values())).float().mean().item()}
+        raise ValueError(f"words={door.words}: {error}") from None
+    run = load_run(door.run)
+    module = run.module.to(pick_device(door.device))
+    if module.task is not Colorization:
+        raise ValueError(f"{door.run} is a run of {type(module).__name__}, which colours no photos")
+    asked = {
+        word: method_options(type(module), words.method | {"prompt": word}, GuidanceOptions)
+        for word in targets
+    }
+    plain = method_options(type(module), words.method, GuidanceOptions)
+    datamodule = build(with_datamodule(run.config, words.overrides)["datamodule"], "datamodule")
+    datamodule.setup("validate" if door.split == "val" else "test")
+    moved: dict[str, list[Tensor]] = {word: [] for word in targets}
+    for batch in batches(datamodule, door.split, door.limit or sys.maxsize, module.device):
+        before = mean_hue(main_result(module.results(batch, plain)))
+        for word, target in targets.items():
+            after = mean_hue(main_result(module.results(batch, asked[word])))
+            moved[word].append((distance(after, target) < distance(before, target)).float().cpu())
+    shares = {word: torch.cat(results).mean().item() for word, results in moved.items()}
+    return shares | {"all": torch.cat([part for results in moved.values() for part in results]).mean().item()}
 
 
 def main() -> None:
     """Parses the options, measures, prints JSON."""
+    words = parse(GuidanceOptions, sys.argv[1:], USAGE)
     quiet_libraries()
-    sys.stdout.write(json.dumps(measure(*parse(GuidanceOptions, sys.argv[1:], USAGE)), indent=2) + "\n")
+    sys.stdout.write(json.dumps(measure(words), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
+
+from datamodules.atomic_files import write_text
 
 
 class AppendingCSVLogger(Logger):
@@ -37,7 +39,6 @@ class AppendingCSVLogger(Logger):
 
     @property
     def version(self) -> str:
-        """Empty: there is one file for each run folder."""
         return ""
 
     @property
@@ -98,11 +99,10 @@ class AppendingCSVLogger(Logger):
 
     def _rewrite(self, rows: list[dict[str, str]], columns: list[str]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            if columns:
-                writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, restval="")
+        if columns:
+            writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path, text.getvalue())
         self._columns = columns

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from reliability.step_callback import StepCallback
 
-class EMA(Callback):
+
+class EMA(StepCallback):
     """Keeps the average `a <- d a + (1 - d) p` of the parameters and uses it in validation, test and prediction.
 
     Frozen parts have no average, so neither memory nor checkpoint grows with a frozen base. The average is kept in
@@ -34,18 +36,13 @@ class EMA(Callback):
     def __init__(self, decay: float = 0.999, warmup: bool = True, update_every_n_steps: int = 1) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"EMA decay is {decay}, expected 0 <= decay < 1; set callbacks.ema.decay=0.999.")
-        if update_every_n_steps < 1:
-            raise ValueError(
-                f"EMA update_every_n_steps is {update_every_n_steps}, expected at least 1; "
-                "set callbacks.ema.update_every_n_steps=1."
-            )
+        super().__init__(update_every_n_steps)
         self.decay = decay
         self.warmup = warmup
         self.update_every_n_steps = update_every_n_steps
         self.num_updates = 0
         self._average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] | None = None
-        self._last_step = 0
 
     def decay_at(self, num_updates: int) -> float:
         """Decay of the update that follows `num_updates` earlier ones."""
@@ -90,27 +87,14 @@ class EMA(Callback):
         start = self._average or trainable
         self._average = {name: _as_average(start[name], trainable[name]) for name in trainable}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes the step, which Lightning restores only after `on_fit_start`."""
-        self._last_step = trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Updates the average if an optimiser step has happened since the last call."""
-        step = trainer.global_step
-        if step == self._last_step:
-            return
-        self._last_step = step
-        if step % self.update_every_n_steps == 0:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self.is_due(trainer):
             self.update(pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts the averages in place."""
         self._swap_in(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts the raw parameters back."""
         self._restore(pl_module)
 
     on_test_start = on_predict_start = on_validation_start

@@ -5,22 +5,23 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.csv_logger import AppendingCSVLogger
 from callbacks.throughput import Throughput
+from reliability.step_callback import StepCallback
 
 logger = logging.getLogger(__name__)
 
 
-class ProgressLog(Callback):
+class ProgressLog(StepCallback):
     """Logs `step 500/10000  images 8000  loss 0.1234  96.2 images/s  0.166 s/step  1.43 GiB`.
 
     Images, speed and memory come from the Throughput callback and are left out without it. Rows of metrics.csv that a
     resumed run writes again, all of them if it found no checkpoint, are removed.
 
     Args:
-        every_n_steps: batches that stepped between lines.
+        every_n_steps: optimiser steps between lines.
         loss: name of the logged training loss.
 
     Raises:
@@ -28,15 +29,9 @@ class ProgressLog(Callback):
     """
 
     def __init__(self, every_n_steps: int = 50, loss: str = "train/loss") -> None:
-        if every_n_steps < 1:
-            raise ValueError(
-                f"ProgressLog every_n_steps is {every_n_steps}, expected at least 1; "
-                "set callbacks.progress.every_n_steps=50."
-            )
-        self.every_n_steps = every_n_steps
+        super().__init__(every_n_steps)
         self.loss = loss
         self._resumed = False
-        self._batch_start_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says where the run starts."""
@@ -46,28 +41,17 @@ class ProgressLog(Callback):
         if not self._resumed:  # killed before its first checkpoint, a run starts again in its folder
             _drop_rows_from(0, trainer)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Remembers the step, to see at the end whether this batch completed one."""
-        self._batch_start_step = trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Logs if due."""
-        logger_step = trainer.fit_loop.epoch_loop._batches_that_stepped
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._resumed:
             self._resumed = False
-            _drop_rows_from(logger_step, trainer)
-        stepped = trainer.global_step != self._batch_start_step
-        if stepped and (logger_step + 1) % self.every_n_steps == 0 and trainer.is_global_zero:
+            _drop_rows_from(self.batch_start_step, trainer)
+        if self.is_due(trainer) and trainer.is_global_zero:
             logger.info("%s", "  ".join(self._parts(trainer)))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Removes the row of this validation if the run was killed after it and now begins with it again."""
         if self._resumed:
-            _drop_rows_from(trainer.fit_loop.epoch_loop._batches_that_stepped, trainer, keep=self.loss)
+            _drop_rows_from(trainer.global_step - 1, trainer, keep=self.loss)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the figures of the validation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ class SamplePictures(Callback):
         picture.save(folder / f"step_{trainer.global_step:08d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image("samples", [picture], step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+                logger.log_image("samples", [picture], step=trainer.global_step - 1)
 
 
 @contextmanager
@@ -126,18 +126,20 @@ def first_images(loaders: Any, num_images: int) -> Any:
     return {k: v[:num_images] if isinstance(v, (Tensor, list)) else v for k, v in first.items()}
 
 
-def picture_grid(panels: Mapping[str, Tensor]) -> Image.Image:
+def picture_grid(panels: Mapping[str, Tensor | Sequence[Tensor]]) -> Image.Image:
     """Rows = images, columns = panels, with the column's name above it.
 
     Args:
-        panels: (B, 3, H, W) or (B, 1, H, W) in [0, 1] by column name; sizes may differ between columns.
+        panels: (B, 3, H, W) or (B, 1, H, W) in [0, 1] by column name, or B pictures (3 or 1, H, W) of any sizes.
 
     Raises:
         ValueError: without panels, or if they differ in number or are no pictures.
     """
     counts = {len(panel) for panel in panels.values()}
-    if len(counts) != 1 or any(p.ndim != 4 or p.shape[1] not in (1, 3) for p in panels.values()):
-        shapes = {name: tuple(panel.shape) for name, panel in panels.items()}
+    if len(counts) != 1 or any(
+        p.ndim != 3 or p.shape[0] not in (1, 3) for panel in panels.values() for p in panel
+    ):
+        shapes = {name: [tuple(p.shape) for p in panel] for name, panel in panels.items()}
         raise ValueError(
             f"sample_panels returned {shapes}, expected panels (B, 3, H, W) of one B; set callbacks.samples=null."
         )

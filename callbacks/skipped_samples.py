@@ -6,7 +6,9 @@ import logging
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+
+from reliability.step_callback import StepCallback
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +17,7 @@ class TooManySkippedError(ValueError):
     """More training samples than allowed stand in for files that cannot be read."""
 
 
-class SkippedSamples(Callback):
+class SkippedSamples(StepCallback):
     """Logs data/skipped_share: samples replaced because their file could not be read, among all read so far.
 
     Counted over all processes since this process began to train: a run that was stopped here, and whose files were
@@ -37,43 +39,34 @@ class SkippedSamples(Callback):
                 f"SkippedSamples max_share is {max_share}, expected a share in [0, 1]; "
                 "set callbacks.skipped_samples.max_share=0.01."
             )
-        for key, value in (("min_samples", min_samples), ("every_n_steps", every_n_steps)):
-            if value < 1:
-                raise ValueError(
-                    f"SkippedSamples {key} is {value}, expected at least 1; set callbacks.skipped_samples.{key}=50."
-                )
+        if min_samples < 1:
+            raise ValueError(
+                f"SkippedSamples min_samples is {min_samples}, expected at least 1; "
+                "set callbacks.skipped_samples.min_samples=1000."
+            )
+        super().__init__(every_n_steps)
         self.max_share = max_share
         self.min_samples = min_samples
-        self.every_n_steps = every_n_steps
-        self._batch_start_step = 0
         self._verdict: TooManySkippedError | None = None
         self._reported = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts with the data module's count."""
         self._reported = 0
         self._verdict = None
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Stops the run if the last look said so: between two batches a complete step can be saved.
 
         Raises:
             TooManySkippedError: in all processes alike.
         """
-        self._batch_start_step = trainer.global_step
+        super().on_train_batch_start(trainer, pl_module, *_)
         if self._verdict is not None:
             raise self._verdict
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Logs and judges if due."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         samples = getattr(trainer.datamodule, "skipped", None)
-        stepped = trainer.global_step != self._batch_start_step
-        due = (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % self.every_n_steps == 0
-        if samples is None or not stepped or not due:
+        if samples is None or not self.is_due(trainer):
             return
         num_skipped, num_read = samples.num_skipped, samples.num_read
         if trainer.world_size > 1:

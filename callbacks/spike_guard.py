@@ -13,8 +13,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.checkpoint_io import read_checkpoint
 from callbacks.ema import EMA
+from reliability.checkpoint_io import read_checkpoint
+from reliability.checkpoints import checkpoint_folder
+from reliability.finite_guard import sample_names
+from reliability.lightning_internals import loss_scaler
 
 logger = logging.getLogger(__name__)
 
@@ -90,14 +93,11 @@ class SpikeGuard(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remembers the step that this batch belongs to and the names of its samples."""
         if not self._losses:  # the first micro-batch of the step
             self._step, self._names = trainer.global_step, []
-        names = batch.get("name", []) if isinstance(batch, dict) else []
-        self._names.extend(map(str, names))
+        self._names.extend(sample_names(batch))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Keeps the loss of each micro-batch."""
         self._losses.append(loss.detach())
 
     def on_before_optimizer_step(
@@ -120,38 +120,27 @@ class SpikeGuard(Callback):
             *(self._step, loss, limit, self.factor, len(self._history), ", ".join(self._names[:16])),
         )
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Goes back to a checkpoint if there were too many skips."""
         self._skipped_at = [s for s in self._skipped_at if s > self._step - self.window]
-        pl_module.log_dict(
-            {
-                "spikes/skipped": float(self.num_skipped),
-                "spikes/rollbacks": float(self.num_rollbacks),
-            }
-        )
+        counts = {"spikes/skipped": self.num_skipped, "spikes/rollbacks": self.num_rollbacks}
+        pl_module.log_dict({name: float(count) for name, count in counts.items()})
         if len(self._skipped_at) >= self.max_skips:
             self._roll_back(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and the losses of the window, so that a resumed run decides as the whole one."""
-        return {
-            "num_skipped": self.num_skipped,
-            "num_rollbacks": self.num_rollbacks,
-            "history": list(self._history),
-            "skipped_at": list(self._skipped_at),
-        }
+        counts = {"num_skipped": self.num_skipped, "num_rollbacks": self.num_rollbacks}
+        return {**counts, "history": list(self._history), "skipped_at": list(self._skipped_at)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave."""
         self.num_skipped, self.num_rollbacks = state_dict["num_skipped"], state_dict["num_rollbacks"]
         self._history = deque(state_dict["history"], maxlen=self.window)
         self._skipped_at = list(state_dict["skipped_at"])
 
     def _mean_loss(self, trainer: Trainer) -> Tensor:
         # Before each backward Lightning divides by the accumulation, whole or cut short, and multiplies by the scale.
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scaler = loss_scaler(trainer)
         scale = 1.0 if scaler is None else scaler.get_scale()
         return torch.stack(self._losses).mean() * (trainer.accumulate_grad_batches / scale)
 
@@ -167,9 +156,7 @@ class SpikeGuard(Callback):
                 f"{what} at step {self._step}, after {self.num_rollbacks} rollbacks; look at the samples of these steps "
                 "in train.log, or lower module.optimizer.lr, or raise callbacks.spike_guard.factor"
             )
-        folder = (
-            Path(self.folder) if self.folder is not None else Path(trainer.default_root_dir) / "checkpoints"
-        )
+        folder = checkpoint_folder(self.folder, trainer)
         checkpoint = _newest_until(self._skipped_at[0], folder)
         if checkpoint is None:
             raise SpikeError(

@@ -8,18 +8,20 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from reliability.step_callback import StepCallback
 
-class Throughput(Callback):
+
+class Throughput(StepCallback):
     """Logs the speed of the last n steps; validations and the writing of checkpoints do not count.
 
     It reads the host's clock alone, so it never waits for the device: over a window the host can be ahead of the
     device by a few kernels only.
 
     Args:
-        every_n_steps: batches that stepped between figures; the trainer's log_every_n_steps puts them into one row
+        every_n_steps: optimiser steps between figures; the trainer's log_every_n_steps puts them into one row
             with the other metrics.
 
     Raises:
@@ -27,18 +29,12 @@ class Throughput(Callback):
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
-        if every_n_steps < 1:
-            raise ValueError(
-                f"Throughput every_n_steps is {every_n_steps}, expected at least 1; "
-                "set callbacks.throughput.every_n_steps=50."
-            )
-        self.every_n_steps = every_n_steps
+        super().__init__(every_n_steps)
         self.images_seen = 0
         self.figures: dict[str, float] = {}
         self._start_window()
         self._ended_at: float | None = None
         self._began_at = 0.0
-        self._batch_start_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the first window and the peak of the device's memory."""
@@ -47,12 +43,9 @@ class Throughput(Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Ends the wait for this batch."""
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._began_at = time.perf_counter()
-        self._batch_start_step = trainer.global_step
+        super().on_train_batch_start(trainer, pl_module, *_)
         if self._ended_at is not None:
             self._wait_s += self._began_at - self._ended_at
 
@@ -65,10 +58,8 @@ class Throughput(Callback):
         images = batch_size_of(batch) * trainer.world_size
         self.images_seen += images
         self._images += images
-        if trainer.global_step == self._batch_start_step:
-            return
-        self._steps += 1
-        if (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % self.every_n_steps == 0:
+        self._steps += self.stepped(trainer)
+        if self.is_due(trainer):
             self.figures = self._measure(pl_module.device)
             pl_module.log("images_per_s", self.figures["images_per_s"], prog_bar=True, logger=False)
             pl_module.log_dict({f"speed/{name}": value for name, value in self.figures.items()})
@@ -78,18 +69,14 @@ class Throughput(Callback):
         """Leaves the time until the next batch out."""
         self._ended_at = None
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Leaves the time until the next batch out: the file is written in it."""
         self._ended_at = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The images seen so far."""
         return {"images_seen": self.images_seen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting images."""
         self.images_seen = int(state_dict["images_seen"])
 
     def _start_window(self) -> None:

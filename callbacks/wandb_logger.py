@@ -15,25 +15,27 @@ import yaml
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
 from callbacks.csv_logger import AppendingCSVLogger
-from callbacks.wandb_record import STEP_KEY, history, row_key
+from reliability.stop_signals import EXIT_SIGTERM
 
 logger = logging.getLogger(__name__)
 
 INIT_TIMEOUT_S = 8  # with the teardown of the failed start (2 s) it stays below 15 s; W&B's default is 90 s
 FINISH_TIMEOUT_S = 30  # W&B's default is to wait for ever, also after SIGTERM
+STEP_KEY = "trainer/global_step"  # Lightning's name for the logger's step
+ROWS_A_STEP = 10  # more than a step logs: the number of the first row of an offline run that goes on
 ID_FILE = "wandb_id"
 MODES = ("auto", "online", "offline")
-EXIT_SIGTERM = 143
 
 
 class RunWandbLogger(WandbLogger):
     """Starts (or resumes) the W&B run of a run folder at its first use, and ends it as the training ended.
 
-    The id stands in `run_dir/wandb_id`, so a resumed run continues the same W&B run. It first logs what metrics.csv
-    has and W&B lacks; rows that were logged before the interruption and come again are left out. Without a key, or if the server is not reached
-    within 8 s, the run goes on offline and `wandb sync` can upload it later.
+    The id stands in `run_dir/wandb_id`, so a resumed run continues the same W&B run, and leaves out the rows that
+    metrics.csv had before, which come again. A run that starts with W&B later first logs what metrics.csv has. Without a
+    key, or if the server is not reached within 8 s, the run goes on offline and `wandb sync` can upload it later.
 
     Args:
         run_dir: the run folder; W&B's own files go to its subfolder `wandb`.
@@ -64,27 +66,36 @@ class RunWandbLogger(WandbLogger):
                 f"W&B mode is {mode!r}, expected auto, online or offline; set logger.wandb.mode=offline."
             )
         self.run_dir = Path(run_dir)
-        name = name or self.run_dir.name
-        super().__init__(project=project, name=name, save_dir=str(run_dir), entity=entity, tags=tags)
-        self._experiment: Any = None
+        self._options = {
+            "project": project,
+            "name": name or self.run_dir.name,
+            "dir": str(run_dir),
+            "entity": entity,
+            "tags": tags,
+        }
+        super().__init__(project=project, name=self._options["name"], save_dir=str(run_dir))
         self._mode = mode
         self._machine_info = machine_info
+        self._run: Any = None
         self._logged: set[tuple[int | None, frozenset[str]]] = set()
+        self._logged_until = -1
         self._next_row: int | None = None
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The W&B run, started at the first call; a dummy on all processes but the first."""
-        if self._experiment is None:
-            self._experiment = self._begin()
-        return self._experiment
+        if self._run is None:
+            self._run = self._begin()
+        return self._run
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Logs one row, unless the run wrote it before it was resumed at an earlier step."""
+        """Logs one row, unless the run logged it before it was resumed at an earlier step."""
         run = self.experiment
-        if row_key(metrics, step) not in self._logged:
+        is_curve = all(isinstance(value, (int, float, Tensor)) for value in metrics.values())
+        known = (step, frozenset(metrics)) in self._logged if is_curve else (step or 0) <= self._logged_until
+        if not known:
             self._log(run, metrics, step)
 
     @rank_zero_only
@@ -94,37 +105,31 @@ class RunWandbLogger(WandbLogger):
         W&B shows 0 as finished and the others as failed; with 143 (SIGTERM) the run is also marked as preempting, so
         that W&B shows it as preempted, and its own sweeps start it again.
         """
-        if self._experiment is None:
+        if self._run is None:
             return
         if exit_code == EXIT_SIGTERM:
-            self._experiment.mark_preempting()
-        self._experiment.finish(exit_code=exit_code)
-        self._experiment = None
+            self._run.mark_preempting()
+        self._run.finish(exit_code=exit_code)
+        self._run = None
 
     def _begin(self) -> Any:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         identity = run_id(self.run_dir)
-        rows = _logged_rows(self.run_dir, identity)
-        options = {**self._wandb_init, "id": identity, "config": self._config(), "reinit": "finish_previous"}
-        options.pop("anonymous", None)  # W&B warns of it, though Lightning passes None
-        run = _start(chosen_mode(self._mode), options, _settings(self._machine_info))
+        goes_on = any(self.run_dir.glob(f"wandb/*run-*/run-{identity}.wandb"))
+        settings = {"id": identity, "config": self._config(), "resume": "allow", "reinit": "finish_previous"}
+        run = _start(chosen_mode(self._mode), self._options | settings, _settings(self._machine_info))
         run.define_metric(STEP_KEY)
         run.define_metric("*", step_metric=STEP_KEY, step_sync=True)
-        if run.offline and rows:  # online the server says where the rows go on
-            self._next_row = max(row["_step"] for row in rows) + 1
-        self._logged = {row_key(row, row.get(STEP_KEY)) for row in rows}
-        self._catch_up(run)
-        return run
-
-    def _catch_up(self, run: Any) -> None:
-        """Logs the rows of metrics.csv that W&B lacks: a kill costs it up to 15 s, the file at most one row."""
         for texts in AppendingCSVLogger(self.run_dir).rows():
             step = int(text) if (text := texts.pop("step")) else None
             row = {name: float(text) for name, text in texts.items() if text}
-            key = row_key(row, step)
-            if key not in self._logged:
+            self._logged.add((step, frozenset(row)))
+            self._logged_until = max(self._logged_until, step or 0)
+            if not goes_on:
                 self._log(run, row, step)
-                self._logged.add(key)
+        if goes_on and run.offline:  # online the server says where the rows go on
+            self._next_row = ROWS_A_STEP * (self._logged_until + 1)
+        return run
 
     def _log(self, run: Any, metrics: Mapping[str, Any], step: int | None) -> None:
         number, self._next_row = self._next_row, None  # None: W&B counts on from the row before
@@ -193,17 +198,6 @@ def chosen_mode(mode: str) -> str:
     return wanted
 
 
-def _logged_rows(run_dir: Path, identity: str) -> list[dict[str, Any]]:
-    """The rows that earlier processes of the run have on disk."""
-    rows: list[dict[str, Any]] = []
-    for path in sorted(run_dir.glob(f"wandb/*run-*/run-{identity}.wandb")):
-        try:
-            rows += history(path)
-        except Exception as error:  # another version's format: the run matters more than a clean curve
-            logger.warning("%s cannot be read, so W&B may show some steps twice: %s", path.name, error)
-    return rows
-
-
 def _settings(machine_info: bool) -> Any:
     import wandb
 
@@ -212,13 +206,8 @@ def _settings(machine_info: bool) -> Any:
         common["finish_timeout"] = FINISH_TIMEOUT_S
     if machine_info:
         return wandb.Settings(**common)
-    private: dict[str, Any] = {
-        "x_disable_meta": True,
-        "x_save_requirements": False,
-        "disable_git": True,
-        "save_code": False,
-    }
-    return wandb.Settings(**common, **private, host="")
+    common |= {"x_disable_meta": True, "x_save_requirements": False, "disable_git": True, "save_code": False}
+    return wandb.Settings(**common, host="")
 
 
 def _start(mode: str, options: dict[str, Any], settings: Any) -> Any:

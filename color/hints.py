@@ -110,3 +110,19 @@ def random_known(uniform: np.ndarray, size_px: tuple[int, int]) -> Tensor:
     # (B, K, H) and (B, K, W): a pixel is known if some patch has both its row and its column.
     overlaps = torch.einsum("bkh,bkw->bhw", (rows & used[..., None]).float(), columns.float())
     return (overlaps > 0).float()[:, None]
+
+
+def random_hints(image: Tensor, uniform: np.ndarray, *, prob: float, downscale: int) -> Tensor:
+    """Maps (B, 3, h, w) of random patches of the true colours, for a share of the images; of the others nothing is known.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        uniform: (B, NUM_RANDOM + 1) in [0, 1).
+        prob: share of the images that show patches.
+        downscale: pixels along one side of a cell.
+    """
+    height, width = image.shape[-2:]
+    known = random_known(uniform[:, 1:], (height, width))
+    known[uniform[:, 0] >= prob] = 0
+    size = (height // downscale, width // downscale)
+    return hint_map(rgb_to_lab(image)[:, 1:], known.to(image.device), size=size)

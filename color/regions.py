@@ -55,6 +55,15 @@ def is_grey_outside(image: Tensor, region: Tensor) -> Tensor:
     return (chroma * outside).sum((1, 2, 3)) < _GREY_BELOW * outside.sum().clamp(min=1)
 
 
+def inside_cells(image: Tensor, region: Tensor, size: tuple[int, int]) -> Tensor:
+    """1 for the cells that take new colours, float (B, 1, h, w): those that a region uint8 (H, W) touches.
+
+    Of a photo that is grey outside all of them, as without a region: a decoder dulls colours among grey latents.
+    """
+    touched = touched_cells(region, size).to(image.device)
+    return touched.maximum(is_grey_outside(image, region).float().view(-1, 1, 1, 1))
+
+
 def _mixed(photo: Tensor, colored: Tensor, share: Tensor) -> Tensor:
     """Pixels uint8 (3, N) with the photo's L* and ab on the way from the photo's to the coloured one's."""
     own, new = (rgb_to_lab(pixels[None, :, None] / 255) for pixels in (photo, colored))

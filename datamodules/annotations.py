@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,10 @@ from filelock import FileLock
 from torch import Tensor
 
 from color.names import mean_chroma, name_colors
+from datamodules.atomic_files import write_text
 from datamodules.decode import UnreadableImage
-from datamodules.photo_dataset import DECODING_VERSION, PhotoDataset
+from datamodules.keyed_dataset import DECODING_VERSION
+from datamodules.photo_dataset import PhotoDataset
 
 log = logging.getLogger(__name__)
 
@@ -29,28 +30,27 @@ V = TypeVar("V")
 
 def color_names(dataset: PhotoDataset, *, cache_dir: str | None = None) -> list[tuple[str, ...]]:
     """Names of the main colours of every photo, most frequent first."""
-    settings = f"colors {DECODING_VERSION} {dataset.transform.size_px} {dataset.transform.crop}"
-    no_colors: list[str] = []
-    names = annotated(
-        dataset,
-        lambda index: list(name_colors(_small(dataset, index))),
-        settings=settings,
-        cache_dir=cache_dir,
-        unreadable=no_colors,
-    )
-    return [tuple(colors) for colors in names]
+
+    def names(index: int) -> list[str]:
+        return list(name_colors(_small(dataset, index)))
+
+    settings = _settings("colors", dataset)
+    stored = annotated(dataset, names, settings=settings, cache_dir=cache_dir, unreadable=list[str]())
+    return [tuple(colors) for colors in stored]
 
 
 def chroma(dataset: PhotoDataset, *, cache_dir: str | None = None) -> list[float]:
     """Mean CIELAB chroma of every photo; 0 is neutral grey."""
-    settings = f"chroma {DECODING_VERSION} {dataset.transform.size_px} {dataset.transform.crop}"
-    return annotated(
-        dataset,
-        lambda index: float(mean_chroma(_small(dataset, index))),
-        settings=settings,
-        cache_dir=cache_dir,
-        unreadable=0.0,
-    )
+
+    def mean(index: int) -> float:
+        return float(mean_chroma(_small(dataset, index)))
+
+    settings = _settings("chroma", dataset)
+    return annotated(dataset, mean, settings=settings, cache_dir=cache_dir, unreadable=0.0)
+
+
+def _settings(kind: str, dataset: PhotoDataset) -> str:
+    return f"{kind} {DECODING_VERSION} {dataset.transform.size_px} {dataset.transform.crop}"
 
 
 def annotated(
@@ -68,7 +68,7 @@ def annotated(
 
     Args:
         dataset: The photos.
-        annotate: Value of one photo, something JSON can hold; UnreadableImage if its file can't be read.
+        annotate: Value of one, something JSON can hold; UnreadableImage if its file can't be read.
         settings: All that the value depends on besides the file's bytes.
         unreadable: Value of a photo that can't be read; it is not stored.
         cache_dir: Folder of the stored values; None stores nothing.
@@ -87,21 +87,18 @@ def annotated(
     file = Path(cache_dir) / f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.json"
     keys = [_content_key(path) for path in dataset.paths]
     with FileLock(f"{file}.lock"):
-        file.with_suffix(".tmp").unlink(missing_ok=True)  # of a writer that was killed
         stored = _read(file)
         found: dict[str, V] = {}
-        written_at, num_new = time.monotonic(), 0
+        written_at, num_written = time.monotonic(), len(stored)
         for index, key in enumerate(keys):
-            if key is None or key in stored or key in found:
-                continue
-            found[key], could_read = value(index)
-            if could_read:
-                stored[key], num_new = found[key], num_new + 1
-            if num_new and time.monotonic() - written_at > WRITE_EVERY_S:
-                _write(file, stored)
-                written_at, num_new = time.monotonic(), 0
-        if num_new:
-            _write(file, stored)
+            if key is not None and key not in stored and key not in found:
+                found[key], could_read = value(index)
+                if could_read:
+                    stored[key] = found[key]
+            is_due = index + 1 == len(keys) or time.monotonic() - written_at > WRITE_EVERY_S
+            if is_due and len(stored) > num_written:
+                write_text(file, json.dumps({"sha256": _checksum(stored), "values": stored}))
+                written_at, num_written = time.monotonic(), len(stored)
     values = stored | found | {None: unreadable}
     return [values[key] for key in keys]
 
@@ -138,16 +135,3 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _checksum(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _write(file: Path, values: dict[str, Any]) -> None:
-    """Replaces the file in one step; its lock must be held."""
-    temporary = file.with_suffix(".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            json.dump({"sha256": _checksum(values), "values": values}, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

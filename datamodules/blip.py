@@ -11,7 +11,7 @@ from transformers import AutoProcessor, BlipForConditionalGeneration
 
 from datamodules.annotations import annotated
 from datamodules.decode import decode_image
-from datamodules.fingerprint import file_states
+from datamodules.image_files import file_states
 from datamodules.photo_dataset import PhotoDataset
 
 log = logging.getLogger(__name__)
@@ -22,12 +22,8 @@ MAX_NEW_TOKENS = 30
 def blip_captions(dataset: PhotoDataset, *, model: str, cache_dir: str | None = None) -> list[str]:
     """Caption of every photo, by greedy decoding of the whole photo (not of its crop).
 
-    The model is loaded when the first photo without a stored caption comes, so a filled cache needs no model.
-
-    Args:
-        dataset: The photos.
-        model: Hub id or local folder of a BLIP captioner.
-        cache_dir: Folder of the stored captions; None describes all photos in every run.
+    `model` is a hub id or local folder. It is loaded when the first photo without a stored caption comes, so a filled
+    cache needs no model.
 
     Raises:
         ValueError: If the model can't be had.

@@ -1,16 +1,16 @@
 """Colour photos that scikit-image ships in its wheel, cut into crops: a data set that is always there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import skimage.data
-import torch
-from torch import Tensor
 
+from datamodules.annotations import color_names
 from datamodules.captions import PhotoCaption, caption_parts
-from datamodules.decode import decode_image, resize
+from datamodules.decode import decode_image, resize, resize_short_side
 from datamodules.photo_dataset import PhotoDataset, PhotoTransform
-from datamodules.step_datamodule import StepDataModule, check_choice
+from datamodules.step_datamodule import StepDataModule
 
 # File in skimage/data and what it shows. Grey files, micrographs without a caption and the second picture of the
 # stereo pair (motorcycle_right) are left out.
@@ -29,7 +29,6 @@ SHORT_SIDE_PX = 400
 TRAIN_SHARE = 0.6
 TRAIN_SCALES = (1.0, 0.7, 0.5, 0.35)
 EVAL_SCALES = (1.0, 0.7)
-CAPTIONS = ("none", "folder", "colors", "folder_colors")
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,8 @@ def split_region(height: int, width: int, split: str) -> Region:
 def crop_boxes(region: Region, *, scales: tuple[float, ...], overlap: float) -> list[Region]:
     """Square crops that cover a region, large ones first.
 
-    Args:
-        region: Where they lie.
-        scales: Sides as shares of the region's short side.
-        overlap: Share of its side that a crop has in common with the next, at least.
+    `scales` are their sides as shares of the region's short side, `overlap` the share of its side that a crop has in
+    common with the next, at least.
     """
     boxes: list[Region] = []
     for scale in scales:
@@ -80,101 +77,68 @@ def _starts(length: int, stride: int) -> list[int]:
     return [round(step * length / max(1, num_steps)) for step in range(num_steps + 1)]
 
 
+def crop_dataset(split: str, *, transform: PhotoTransform, seed: int, domain: str = "") -> PhotoDataset:
+    """The crops of a split in memory, without captions, of the photos in the order of their names.
+
+    Domain "A" takes the upper half of what the split may show, "B" colour negatives of the lower half.
+
+    Raises:
+        FileNotFoundError: If the installed scikit-image holds none of the photos.
+    """
+    folder = Path(skimage.data.__file__).parent
+    files = [folder / name for name in sorted(PHOTOS) if (folder / name).is_file()]
+    if not files:
+        raise FileNotFoundError(
+            f"scikit-image holds no photos in {str(folder)!r}; install its wheel or set datamodule=photos and "
+            "datamodule.root=DIR"
+        )
+    scales, overlap = (TRAIN_SCALES, 0.75) if split == "train" else (EVAL_SCALES, 0.5)
+    paths, names, crops = [], [], []
+    for path in files:
+        photo = resize_short_side(decode_image(path, transform.max_pixels), SHORT_SIDE_PX)
+        region = split_region(photo.shape[-2], photo.shape[-1], split)
+        if domain:
+            half = region.height // 2
+            region = replace(region, top=region.top + half * (domain == "B"), height=half)
+        for box in crop_boxes(region, scales=scales, overlap=overlap):
+            square = photo[:, box.top : box.top + box.height, box.left : box.left + box.width]
+            crop = resize(square, transform.size_px, transform.size_px)
+            paths.append(path)
+            names.append(f"{path.stem}_{box.top}_{box.left}_{box.height}")
+            crops.append(255 - crop if domain == "B" else crop)
+    return PhotoDataset(paths, names=names, transform=transform, seed=seed, stored=crops)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class BuiltinPhotosDataModule(StepDataModule):
     """Crops of the colour photos in the installed scikit-image; no file is downloaded.
 
     The splits show disjoint regions of the same photos, so figures on them say nothing about new photos.
     Batches are those of `PhotosDataModule`.
-
-    Args:
-        size_px: Side of the square images.
-        batch_size: Samples per process and batch.
-        num_workers: Loader processes; 0 loads in the main process.
-        seed: Seed of the order and of the augmentation.
-        flip_prob: Probability of a left-right flip in training.
-        caption: "none", "folder" (what the photo shows), "colors" or "folder_colors".
-        caption_drop_colors_prob: Probability that a training caption leaves out its colour names.
-        caption_drop_class_prob: Probability that a training caption is its colour names alone.
-        val_batch_size: Samples per batch in evaluation; None = batch_size.
-        timeout_s: Longest wait for a batch of a worker; 0 waits for ever.
-
-    Raises:
-        ValueError: For an unknown option value.
     """
 
-    def __init__(
-        self,
-        *,
-        size_px: int = 64,
-        batch_size: int = 16,
-        num_workers: int = 0,
-        seed: int = 0,
-        flip_prob: float = 0.5,
-        caption: str = "folder",
-        caption_drop_colors_prob: float = 0.25,
-        caption_drop_class_prob: float = 0.25,
-        val_batch_size: int | None = None,
-        timeout_s: float = 300.0,
-    ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            val_batch_size=val_batch_size,
-            timeout_s=timeout_s,
-        )
-        check_choice("caption", caption, CAPTIONS)
-        self.caption = caption
+    size_px: int = 64  # side of the square images
+    flip_prob: float = 0.5  # of a left-right flip in training
+    caption: Literal["none", "folder", "colors", "folder_colors"] = "folder"  # folder = what the photo shows
+    caption_drop_colors_prob: float = 0.25  # that a training caption leaves out its colour names
+    caption_drop_class_prob: float = 0.25  # that a training caption is its colour names alone
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.transform = PhotoTransform(
-            size_px,
-            flip_prob=flip_prob,
-            caption_drop_colors_prob=caption_drop_colors_prob,
-            caption_drop_class_prob=caption_drop_class_prob,
+            self.size_px,
+            flip_prob=self.flip_prob,
+            caption_drop_colors_prob=self.caption_drop_colors_prob,
+            caption_drop_class_prob=self.caption_drop_class_prob,
         )
 
     def build_dataset(self, split: str) -> PhotoDataset:
-        """The crops of a split, decoded into memory.
-
-        Raises:
-            FileNotFoundError: If the installed scikit-image holds none of the photos.
-        """
-        folder = Path(skimage.data.__file__).parent
-        files = [name for name in sorted(PHOTOS) if (folder / name).is_file()]
-        if not files:
-            raise FileNotFoundError(
-                f"scikit-image holds no photos in {str(folder)!r}; install its wheel or set datamodule=photos and "
-                "datamodule.root=DIR"
-            )
-        crops = [(name, box, image) for name in files for box, image in self._crops(folder / name, split)]
+        """The crops of a split, decoded into memory; raises as `crop_dataset`."""
         use_subject, use_colors = caption_parts(self.caption)
-        dataset = PhotoDataset(
-            [folder / name for name, _, _ in crops],
-            names=[f"{Path(name).stem}_{box.top}_{box.left}_{box.height}" for name, box, _ in crops],
-            transform=self.transform,
-            seed=self.seed,
-            stored=torch.stack([image for _, _, image in crops]),
-        )
-        colors: list[tuple[str, ...]] = [()] * len(dataset)
-        if use_colors:
-            from datamodules.annotations import color_names
-
-            colors = color_names(dataset)
+        dataset = crop_dataset(split, transform=self.transform, seed=self.seed)
+        colors = color_names(dataset) if use_colors else [()] * len(dataset)
         dataset.captions = [
-            PhotoCaption(PHOTOS[name] if use_subject else "", names)
-            for (name, _, _), names in zip(crops, colors, strict=True)
+            PhotoCaption(PHOTOS[path.name] if use_subject else "", names)
+            for path, names in zip(dataset.paths, colors, strict=True)
         ]
         return dataset
-
-    def _crops(self, path: Path, split: str) -> list[tuple[Region, Tensor]]:
-        image = decode_image(path, self.transform.max_pixels)
-        height, width = image.shape[-2:]
-        factor = SHORT_SIDE_PX / min(height, width)
-        image = resize(image, round(height * factor), round(width * factor))
-        size_px = self.transform.size_px
-        crops = []
-        scales, overlap = (TRAIN_SCALES, 0.75) if split == "train" else (EVAL_SCALES, 0.5)
-        region = split_region(image.shape[-2], image.shape[-1], split)
-        for box in crop_boxes(region, scales=scales, overlap=overlap):
-            square = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
-            crops.append((box, resize(square, size_px, size_px)))
-        return crops

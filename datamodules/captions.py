@@ -8,21 +8,15 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-CAPTIONS = ("none", "metadata", "folder", "colors", "folder_colors", "blip")
 _VOWEL = re.compile(r"(?!uni|use|usu|eu|one\b|once\b)([aeiou]|hour|honest|heir)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class PhotoCaption:
-    """The parts of one photo's caption.
+    """The parts of one photo's caption."""
 
-    Args:
-        subject: What the photo shows, or "".
-        colors: Names of its main colours, most frequent first.
-    """
-
-    subject: str = ""
-    colors: tuple[str, ...] = ()
+    subject: str = ""  # what the photo shows
+    colors: tuple[str, ...] = ()  # names of its main colours, most frequent first
 
     @property
     def color_text(self) -> str:

@@ -1,48 +1,81 @@
-"""Decodes every image of a folder in full and lists those that can't be read: python -m datamodules.check root=DIR"""
+"""Decodes every file of a data folder in full and lists those that can't be used: python -m datamodules.check root=DIR"""
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datamodules.decode import UnreadableImage, check_image, decode_image
-from datamodules.image_files import list_images
+from datamodules.image_files import SPLITS, list_images
+from datamodules.mask_files import MaskedImage, mask_classes, paired, read_masks
+from datamodules.readable import attempts
 
 MAX_PIXELS = 64_000_000
+OF_MASKS = ("num_classes", "ignore_index", "mask_values")
+USAGE = (
+    "usage: python -m datamodules.check root=DIR [max_pixels=N]; with masks also num_classes=N, ignore_index=N or "
+    "mask_values=[0,255], unless root/classes.json says them\n"
+)
 
 
-def broken_images(root: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, list[UnreadableImage]]:
-    """Number of images below `root`, and the error of each one that can't be read.
+def images(root: Path) -> list[MaskedImage]:
+    """The images below `root`; those of a layout with masks with theirs.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: If there is no folder or no image in it.
+        OSError, ValueError: If there is no image, none in one of two domains, or an image or mask has no counterpart.
     """
-    paths, broken = list_images(root), []
-    for path in paths:
-        try:
-            check_image(path, max_pixels=max_pixels)
-            decode_image(path, max_pixels)
-        except UnreadableImage as error:
-            broken.append(error)
-    return len(paths), broken
+    folders = mask_folders(root)
+    if folders:
+        return [pair for folder in folders for pair in paired(folder)]
+    for split in SPLITS:
+        if (root / f"{split}A").is_dir() or (root / f"{split}B").is_dir():
+            list_images(root / f"{split}A")
+            list_images(root / f"{split}B")
+    return [MaskedImage(path, ()) for path in list_images(root)]
+
+
+def mask_folders(root: Path) -> list[Path]:
+    """The folders that hold images/ and masks/: `root` or splits in it."""
+    return [folder for folder in (root, *(root / split for split in SPLITS)) if (folder / "masks").is_dir()]
+
+
+def report(root: Path, *, max_pixels: int = MAX_PIXELS, **of_masks: Any) -> bool:
+    """Writes what is wrong with each file, and their number; whether all are fine.
+
+    Raises:
+        OSError, ValueError: See `images` and `mask_classes`.
+    """
+    known: dict[str, Any] = dict.fromkeys(OF_MASKS) | of_masks
+    classes = mask_classes(root, **known) if mask_folders(root) else None
+
+    def read(pair: MaskedImage) -> None:
+        size = check_image(pair.image, max_pixels=max_pixels)
+        decode_image(pair.image, max_pixels)
+        if classes is not None:
+            read_masks(pair, classes, size=size, max_pixels=max_pixels)
+
+    results = attempts(images(root), read)
+    broken = [error for _, error in results if isinstance(error, UnreadableImage)]
+    for error in broken:
+        sys.stdout.write(f"{str(error.path)!r}: {error.reason}\n")
+    sys.stdout.write(f"{len(results)} images{' with masks' if classes else ''}, {len(broken)} broken\n")
+    return not broken
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Writes the report; the exit code is 0 if all images are fine, 1 if some are broken, 2 for a wrong call."""
-    options = dict(argument.partition("=")[::2] for argument in arguments)
-    if "root" not in options or not set(options) <= {"root", "max_pixels"}:
-        sys.stderr.write("usage: python -m datamodules.check root=DIR [max_pixels=N]\n")
+    """The exit code: 0 if all images are fine, 1 if some are broken, 2 for a wrong call."""
+    words = dict(argument.partition("=")[::2] for argument in arguments)
+    root = Path(words.pop("root", ""))
+    allowed = ("max_pixels", *(OF_MASKS if mask_folders(root) else ()))
+    if root == Path() or not set(words) <= set(allowed):
+        sys.stderr.write(USAGE)
         return 2
     try:
-        num_images, broken = broken_images(
-            Path(options["root"]), max_pixels=int(options.get("max_pixels", MAX_PIXELS))
-        )
+        return 0 if report(root, **{key: json.loads(value) for key, value in words.items()}) else 1
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    for problem in broken:
-        sys.stdout.write(f"{str(problem.path)!r}: {problem.reason}\n")
-    sys.stdout.write(f"{num_images} images, {len(broken)} broken\n")
-    return 1 if broken else 0
 
 
 if __name__ == "__main__":

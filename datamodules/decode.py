@@ -3,12 +3,13 @@
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
@@ -22,6 +23,7 @@ BYTES_PER_PIXEL, METADATA_BYTES = 8, 16 * 2**20
 # Each scan of a progressive JPEG goes over the whole picture, and one takes 31 bytes: 1 MB held 20 minutes of work.
 MAX_JPEG_SCANS = 100
 
+ORIENTATION = ExifTags.Base.Orientation  # 5 to 8 exchange the sides
 _limit_lock = threading.Lock()
 # One remark for each odd tag, thousands for some files; whether the picture can be used is said by an error.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -39,6 +41,14 @@ class UnreadableImage(ValueError):  # noqa: N818
 
     def __reduce__(self) -> tuple[type["UnreadableImage"], tuple[Path, str]]:
         return type(self), (self.path, self.reason)
+
+
+class UnusableMask(UnreadableImage):
+    """A mask that can be read, but is none for its image or its classes."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.args = (f"the mask {str(path)!r} {reason}",)
 
 
 def _check_header(image: Image.Image, path: Path, max_pixels: int) -> None:
@@ -89,6 +99,20 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
+@contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """An image whose header is fine; whatever is raised in the block becomes an UnreadableImage."""
+    try:
+        with _open(path, max_pixels) as image:
+            _check_header(image, path, max_pixels)
+            yield image
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more on bad bytes.
+        raise UnreadableImage(path, _reason(error)) from error
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     """RGB image: transparency over white, 16-bit grey scaled to 8 bits, CMYK and palettes converted."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -116,35 +140,32 @@ def _tail(path: Path) -> bytes:
         return file.read()
 
 
-def check_image(path: Path, *, max_pixels: int) -> None:
+def check_image(path: Path, *, max_pixels: int) -> tuple[int, int]:
     """Reads the header and, of JPEG and PNG, the end mark, without decoding.
+
+    Returns:
+        Height and width of the upright picture.
 
     Raises:
         UnreadableImage: If it is no image, is too large for `max_pixels` or was cut off.
     """
-    try:
-        with _open(path, max_pixels) as image:
-            _check_header(image, path, max_pixels)
-            mark = _END_MARKS.get(image.format or "")
+    with _opened(path, max_pixels) as image:
+        mark = _END_MARKS.get(image.format or "")
+        width, height = image.size
+        # Of a PNG without EXIF in front it would decode all to look behind the pixels.
+        if (image.format != "PNG" or "exif" in image.info) and image.getexif().get(ORIENTATION, 1) >= 5:
+            width, height = height, width
         if mark is not None and mark not in _tail(path):
             raise UnreadableImage(path, "truncated: its end is missing")
-    except UnreadableImage:
-        raise
-    except Exception as error:
-        raise UnreadableImage(path, _reason(error)) from error
+    return height, width
 
 
 def decode_image(path: Path, max_pixels: int, *, min_side_px: int | None = None) -> Tensor:
     """Upright RGB picture of a file.
 
     EXIF orientation is applied. Grey, 1-bit, palette, CMYK and 16-bit images are converted, transparency is laid
-    over white. The size is checked in the header, before any pixel is decoded.
-
-    Args:
-        path: The file.
-        max_pixels: Largest number of pixels accepted.
-        min_side_px: A JPEG may be decoded at 1/2, 1/4 or 1/8 scale if both sides keep this many pixels; None decodes
-            all of it. A 12-megapixel photo for 64 pixels takes 0.04 s, not 1 s.
+    over white. The size is checked in the header, before any pixel is decoded. With `min_side_px` a JPEG may be decoded
+    at 1/2, 1/4 or 1/8 scale if both sides keep this many pixels: a 12-megapixel photo for 64 pixels takes 0.04 s, not 1 s.
 
     Returns:
         uint8 tensor (3, H, W).
@@ -158,10 +179,7 @@ def decode_image(path: Path, max_pixels: int, *, min_side_px: int | None = None)
 def decode_rgba(path: Path, max_pixels: int, *, needs_transparency: bool = True) -> Tensor:
     """Upright picture of a file with transparency, uint8 (4, H, W): colours as they are, and their opacity.
 
-    Args:
-        path: As `decode_image`.
-        max_pixels: As `decode_image`.
-        needs_transparency: False takes a file without any as opaque, its colours as `decode_image` gives them.
+    A file without any is refused, or with needs_transparency=False opaque in the colours that `decode_image` gives it.
 
     Raises:
         UnreadableImage: As `decode_image`, and if the file lacks the transparency that it needs.
@@ -177,25 +195,41 @@ def decode_rgba(path: Path, max_pixels: int, *, needs_transparency: bool = True)
     return _decode(path, max_pixels, to_rgba)
 
 
+def decode_mask(path: Path, max_pixels: int) -> Tensor:
+    """Values of an upright mask (H, W): uint8, or int32 of a file with 16 bits; of a palette picture the indices.
+
+    Raises:
+        UnreadableImage: As `decode_image`.
+        UnusableMask: If it has several channels, or is a JPEG.
+    """
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        raise UnusableMask(path, "is a JPEG, which changes class ids; store masks as PNG")
+
+    def values(image: Image.Image) -> np.ndarray:
+        if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+            raise UnusableMask(
+                path,
+                f"is a picture of the mode {image.mode}; store class ids in one channel, as a grey picture or a palette "
+                "picture whose indices are the ids",
+            )
+        return np.array(image).astype(np.uint8 if image.mode in ("1", "L", "P") else np.int32)
+
+    return _decode(path, max_pixels, values)
+
+
 def _decode(
     path: Path,
     max_pixels: int,
-    convert: Callable[[Image.Image], Image.Image],
+    convert: Callable[[Image.Image], Image.Image | np.ndarray],
     min_side_px: int | None = None,
 ) -> Tensor:
-    try:
-        with _open(path, max_pixels) as image:
-            _check_header(image, path, max_pixels)
-            if min_side_px is not None:
-                image.draft(None, (min_side_px, min_side_px))
-            image.load()
-            array = np.array(convert(ImageOps.exif_transpose(image)))
-    except UnreadableImage:
-        raise
-    except Exception as error:
-        # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more on bad bytes.
-        raise UnreadableImage(path, _reason(error)) from error
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+    with _opened(path, max_pixels) as image:
+        if min_side_px is not None:
+            image.draft(None, (min_side_px, min_side_px))
+        image.load()
+        array = np.array(convert(ImageOps.exif_transpose(image)))
+    tensor = torch.from_numpy(array)
+    return tensor if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
 
 
 def _reason(error: Exception) -> str:
@@ -210,14 +244,6 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     if image.shape[-2:] == (height, width):
         return image
     return F.resize(image, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
-
-
-def center_crop(image: Tensor, size_px: int) -> Tensor:
-    """Largest central square of a uint8 image (3, H, W), resized to (3, size_px, size_px)."""
-    height, width = image.shape[-2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return resize(image[:, top : top + side, left : left + side], size_px, size_px)
 
 
 def resize_short_side(image: Tensor, short_px: int) -> Tensor:

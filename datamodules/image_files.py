@@ -1,15 +1,18 @@
-"""Lists the images of a folder and splits them into train, val and test."""
+"""Lists the images of a folder, splits them into train, val and test, and tells whether files have changed."""
 
 import hashlib
 import logging
 import os
 import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SPLITS = ("train", "val", "test")
+ENDS_BYTES = 64 * 1024
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -24,9 +27,7 @@ def list_images(folder: Path) -> list[Path]:
     Hidden files and folders are left out, links are followed, and a folder reached twice is read once.
 
     Raises:
-        FileNotFoundError: If `folder` does not exist.
-        NotADirectoryError: If it is a file.
-        ValueError: If no image lies in it.
+        FileNotFoundError, NotADirectoryError, ValueError: If `folder` does not exist, is a file or has no image in it.
     """
     if not folder.exists():
         raise FileNotFoundError(
@@ -58,6 +59,16 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
 
 
+def printable(path: Path) -> str:
+    """The path as text that any log can take: bytes that are no UTF-8 become escapes.
+
+    Example:
+        >>> printable(Path("a/b.png"))
+        'a/b.png'
+    """
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
 def _report(error: OSError) -> None:
     log.warning("cannot list the folder %r: %s; its images are left out", error.filename, error.strerror)
 
@@ -81,26 +92,68 @@ def split_folders(root: Path) -> list[str]:
     return present if len(folders) == 1 else []
 
 
-def split_images(root: Path, split: str) -> list[Path]:
-    """Image files of one split: its folder where there are split folders, else by hash of the file name.
+def hashed_split(paths: list[Path], *, root: Path, split: str, splits: Sequence[str] = SPLITS) -> list[Path]:
+    """Those of `paths` that the hash of their name below `root` gives to `split`; what other splits get is train's.
 
-    With folders, val stands in for a missing test and the reverse, and a missing train is empty. A train folder alone
-    is split by hash like a folder without splits. Where the hash gives a split of a small set nothing, it gets the
-    last files of the largest split, or the only file.
+    Where the hash gives a split of a small set nothing, it gets the last files of the largest split, or the only file.
+    """
+    files: dict[str, list[Path]] = {name: [] for name in splits}
+    for path in paths:
+        name = hash_split(path.relative_to(root).as_posix())
+        files[name if name in splits else "train"].append(path)
+    for own in files.values():
+        donor = max(files.values(), key=len)
+        if not own:
+            own.append(donor.pop() if len(donor) > 1 else donor[0])
+    return files[split]
+
+
+def split_source(root: Path, split: str) -> tuple[Path | None, bool]:
+    """Folder of a split's files, None without such a split, and whether the hash of the names divides it.
+
+    With folders, val stands in for a missing test and the reverse, and a missing train is None. A train folder alone
+    is split by hash like a folder without splits.
+    """
+    folders = split_folders(root) if root.is_dir() else []
+    if not folders or folders == ["train"]:
+        return (root / "train" if folders else root), True
+    stand_in = {"val": "test", "test": "val"}.get(split, split)
+    chosen = split if split in folders else stand_in
+    return (root / chosen if chosen in folders else None), False
+
+
+def split_images(root: Path, split: str) -> list[Path]:
+    """Image files of one split, none if there is no such split; see `split_source` and `hashed_split`.
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: See `list_images`.
     """
-    folders = split_folders(root) if root.is_dir() else []
-    if folders and folders != ["train"]:
-        stand_in = {"val": "test", "test": "val"}.get(split, split)
-        chosen = split if split in folders else stand_in
-        return list_images(root / chosen) if chosen in folders else []
-    splits: dict[str, list[Path]] = {name: [] for name in SPLITS}
-    for path in list_images(root):
-        splits[hash_split(path.relative_to(root).as_posix())].append(path)
-    for files in splits.values():
-        donor = max(splits.values(), key=len)
-        if not files:
-            files.append(donor.pop() if len(donor) > 1 else donor[0])
-    return splits[split]
+    folder, hashed = split_source(root, split)
+    if hashed:
+        return hashed_split(list_images(root), root=root, split=split)
+    return [] if folder is None else list_images(folder)
+
+
+def file_states(paths: Sequence[Path]) -> list[str]:
+    """Of each file its size, modification time and a hash of its first and last 64 KiB; "missing" if it can't be read.
+
+    Size and time alone miss a file that was exchanged by a tool that keeps both (cp -p, rsync -t). The ends are all
+    of a small photo and the header of a large one. What stays unseen is a change in the middle of a large file that
+    keeps its size and time.
+    """
+    unique = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        states = dict(zip(unique, pool.map(_state, unique), strict=True))
+    return [states[path] for path in paths]
+
+
+def _state(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            digest = hashlib.sha256(file.read(ENDS_BYTES))
+            file.seek(max(file.tell(), status.st_size - ENDS_BYTES))
+            digest.update(file.read(ENDS_BYTES))
+    except OSError:
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns} {digest.hexdigest()}"

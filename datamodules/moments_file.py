@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.atomic_files import atomic_file
 from datamodules.decode import UnreadableImage
 
 # A crc32 has 32 bits, so no checksum is this number.
@@ -25,13 +26,10 @@ def sums_path(path: Path) -> Path:
 
 
 class MomentsFile:
-    """Posterior moments float32 (2Z, h, w) of each photo and its mirror image.
+    """Posterior moments float32 (2Z, h, w) of each photo and its mirror image: a .npy file (2, num photos, 2Z, h, w).
 
     Entries are read one by one, not mapped into memory: a file that gets shorter while it is in use would end the
     process (SIGBUS) instead of raising.
-
-    Args:
-        path: Of the data, a .npy file (2, num photos, 2Z, h, w).
 
     Raises:
         OSError, ValueError: If the file is missing or not what `write` wrote.
@@ -104,32 +102,20 @@ class MomentsFile:
 
 
 def write(path: Path, chunks: Iterator[tuple[np.ndarray, np.ndarray]], num_photos: int) -> None:
-    """Writes the entries of all photos and then of all mirror images, each file under a temporary name until whole.
+    """Writes the entries of all photos and then of all mirror images.
 
-    Args:
-        path: Of the data.
-        chunks: float32 (B, 2Z, h, w) in order, with bool (B,), whether the photo could be read.
-        num_photos: N; the chunks hold 2 N entries.
+    The chunks are float32 (B, 2Z, h, w) in order, 2 * num_photos entries together, with bool (B,): whether the photo
+    could be read.
 
     Raises:
         ValueError: If the disk has no room for them.
         OSError: What writing raised.
     """
-    temporary = temporary_path(path)
-    try:
-        with temporary.open("wb") as file:
-            sums = _write_entries(file, path, chunks, num_photos)
-            file.flush()
-            os.fsync(file.fileno())
+    with atomic_file(path) as file:
+        sums = _write_entries(file, path, chunks, num_photos)
         sums_path(path).unlink(missing_ok=True)
-        os.replace(temporary, path)
-        with temporary.open("wb") as file:
-            np.save(file, sums)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, sums_path(path))
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(sums_path(path)) as file:
+        np.save(file, sums)
 
 
 def _write_entries(
@@ -148,11 +134,6 @@ def _write_entries(
         sums += [zlib.crc32(e) if fine else UNREADABLE for e, fine in zip(entries, could_read, strict=True)]
     assert len(sums) == 2 * num_photos
     return np.array(sums, dtype=np.uint64).reshape(2, num_photos)
-
-
-def temporary_path(path: Path) -> Path:
-    """Where a file is written until it is whole; the lock of `path` belongs to its writer."""
-    return path.with_suffix(".tmp")
 
 
 def _check_space(path: Path, num_bytes: int) -> None:

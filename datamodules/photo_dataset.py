@@ -1,29 +1,18 @@
-"""A map-style data set of photos whose augmentation is a pure function of (seed, epoch, index)."""
+"""Photos with captions by position."""
 
-import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from datamodules.captions import PhotoCaption
-from datamodules.decode import (
-    CANNOT_READ,
-    UnreadableImage,
-    center_crop,
-    decode_image,
-    resize,
-    resize_short_side,
-)
-from datamodules.fingerprint import file_states
-from datamodules.reading_table import ReadingTable
-from datamodules.step_sampler import Key
+from datamodules.decode import decode_image, resize_short_side
+from datamodules.keyed_dataset import Draw, Item, KeyedDataset
+from datamodules.option_checks import check_share
+from datamodules.view import Transform, View
 
 # Random crops take between 1 / RANDOM_CROP_MARGIN and all of the short side.
 RANDOM_CROP_MARGIN = 1.25
@@ -31,62 +20,22 @@ RANDOM_CROP_MARGIN = 1.25
 DECODE_MARGIN = 2
 # A longer side is cut to this many short ones before random crops: 663 bytes that held 1 x 200000 pixels took 9.7 GB.
 MAX_ASPECT = 16
-MAX_REPLACEMENTS = 64
-# Part of the fingerprint; to be raised with every change of the pixels that a file gives.
-DECODING_VERSION = 1
-
-
-class PhotoItem(TypedDict):
-    """One sample; the default collate makes the batch of it.
-
-    `skipped` is what is wrong with the file in whose place this photo stands, "" if it is its own; the loader counts
-    it and takes it out of the batch.
-    """
-
-    image: Tensor
-    caption: str
-    name: str
-    index: int
-    skipped: str
-    moments: NotRequired[Tensor]
-    source_moments: NotRequired[Tensor]
-
-
-class MomentsCache(Protocol):
-    """Stored latent posteriors of a data set, (2*Cz, h, w) each; one that can't be used raises UnreadableImage."""
-
-    def get(self, index: int, flip: bool) -> Tensor: ...
 
 
 @dataclass(frozen=True)
-class PhotoTransform:
-    """How a file becomes an image.
-
-    Args:
-        size_px: Side of the square image.
-        crop: "center" (largest central square), "resize" (squeezed to a square) or "random" (a square of 80 to 100 %
-            of the short side, in training).
-        flip_prob: Probability of a left-right flip in training.
-        max_pixels: Files with more pixels are refused before they are decoded.
-        caption_drop_colors_prob: Probability that a training caption leaves out its colour names.
-        caption_drop_class_prob: Probability that a training caption leaves out all but its colour names.
-    """
+class PhotoTransform(Transform):
+    """How a file becomes an image and its caption parts a caption; random crops are of 80 to 100 % of the short side."""
 
     size_px: int
-    crop: str = "center"
-    flip_prob: float = 0.5
-    max_pixels: int = 64_000_000
-    caption_drop_colors_prob: float = 0.0
-    caption_drop_class_prob: float = 0.0
+    caption_drop_colors_prob: float = 0.0  # that a training caption leaves out its colour names
+    caption_drop_class_prob: float = 0.0  # that a training caption leaves out all but its colour names
 
     def __post_init__(self) -> None:
-        if self.size_px < 1:
-            raise ValueError(f"datamodule.size_px is {self.size_px}; expected at least 1")
-        for key in ("flip_prob", "caption_drop_colors_prob", "caption_drop_class_prob"):
-            if not 0.0 <= getattr(self, key) <= 1.0:
-                raise ValueError(
-                    f"datamodule.{key} is {getattr(self, key)}; expected a probability in [0, 1]"
-                )
+        super().__post_init__()
+        check_share(
+            caption_drop_colors_prob=self.caption_drop_colors_prob,
+            caption_drop_class_prob=self.caption_drop_class_prob,
+        )
 
     def stored(self, path: Path) -> Tensor:
         """What image_cache="memory" keeps of a file, uint8: the final square, or for random crops the resized photo.
@@ -96,46 +45,39 @@ class PhotoTransform:
         """
         short_px = self.size_px if self.crop != "random" else round(self.size_px * RANDOM_CROP_MARGIN)
         image = decode_image(path, self.max_pixels, min_side_px=DECODE_MARGIN * short_px)
-        if self.crop == "resize":
-            return resize(image, self.size_px, self.size_px)
-        if self.crop == "center":
-            return center_crop(image, short_px)
         height, width = image.shape[-2:]
+        if self.crop == "resize":
+            return View.whole((height, width), size_px=self.size_px).image(image)
+        if self.crop == "center":
+            side = min(height, width)
+            return View.square((height, width), side=side, size_px=self.size_px).image(image)
         longest = MAX_ASPECT * min(height, width)
         top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
         return resize_short_side(image[:, top : top + longest, left : left + longest], short_px)
 
-    def cropped(self, stored: Tensor, draws: np.ndarray | None) -> Tensor:
-        """The square uint8 image (3, size_px, size_px); `draws` are three numbers in [0, 1), None = central."""
-        if self.crop != "random":
-            return stored
-        if draws is None:
-            return center_crop(stored, self.size_px)
+    def view(self, stored: Tensor, uniform: np.ndarray | None, *, flip: bool) -> View:
+        """What a sample shows of a stored image; `uniform` are three numbers in [0, 1), None = the largest square."""
         height, width = stored.shape[-2:]
-        side = self.size_px + int(draws[0] * (min(height, width) - self.size_px + 1))
-        top, left = int(draws[1] * (height - side + 1)), int(draws[2] * (width - side + 1))
-        return resize(stored[:, top : top + side, left : left + side], self.size_px, self.size_px)
+        side = min(height, width)
+        if self.crop != "random" or uniform is None:
+            return View.square((height, width), side=side, size_px=self.size_px, flip=flip)
+        side = self.size_px + int(uniform[0] * (side - self.size_px + 1))
+        return View.square((height, width), side=side, size_px=self.size_px, position=uniform[1:], flip=flip)
 
 
-class PhotoDataset(Dataset[PhotoItem]):
-    """Photos by position: key (epoch, index) gives the augmented training sample, a plain index the fixed one.
-
-    A photo that can't be read is replaced as a whole, with caption and latent, by the next one that can: which one is
-    a function of the files alone.
+class PhotoDataset(KeyedDataset):
+    """Image files with captions; see `KeyedDataset`.
 
     Args:
-        paths: Image files.
-        names: Unique name of each, as it appears in batches.
+        paths, names: Image files, and the unique name of each in batches.
         transform: Crop, size and probabilities.
         captions: Caption parts of each; None = empty captions.
-        seed: Seed of the augmentation.
+        seed: Of the augmentation.
         stored: Results of `transform.stored` kept in memory, or None to decode at every access.
-
-    Attributes:
-        moments: None, or an object whose get(index, flip) gives the latent posterior of the image as it was flipped.
-        source_moments: The same of what a method starts from, such as the grey photo.
-        reading: None, or in a loader's worker the table in which it notes what it reads.
     """
+
+    num_draws = 6  # flip, side, top, left, the caption's colours, its class
+    transform: PhotoTransform
 
     def __init__(
         self,
@@ -147,104 +89,45 @@ class PhotoDataset(Dataset[PhotoItem]):
         seed: int = 0,
         stored: Sequence[Tensor] | Tensor | None = None,
     ) -> None:
-        self.paths, self.names = list(paths), list(names)
+        super().__init__(names, transform=transform, seed=seed)
+        self.paths = list(paths)
         self.captions = [PhotoCaption()] * len(self.paths) if captions is None else list(captions)
-        self.transform, self.seed = transform, seed
-        self.moments: MomentsCache | None = None
-        self.source_moments: MomentsCache | None = None
-        self.reading: ReadingTable | None = None
+        if isinstance(stored, list) and len({image.shape for image in stored}) == 1:
+            # Thousands of small tensors cost more memory and slow down forked workers.
+            stored = torch.stack(stored)
         self._stored = stored
 
-    @property
-    def deterministic(self) -> bool:
-        """Whether the image of an index is fixed up to a flip, so that its latent can be cached."""
-        return self.transform.crop == "center"
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def fingerprint(self) -> str:
-        """Hex digest of the names, the state of the files and the crop; changes if a cached latent would."""
-        transform = self.transform
-        digest = hashlib.sha256(
-            f"{DECODING_VERSION} {transform.size_px} {transform.crop} {len(self)}".encode()
-        )
-        for name, state in zip(self.names, file_states(self.paths), strict=True):
-            digest.update(f"{name!r} {state}".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+    def files(self, index: int, epoch: int | None = None) -> list[Path]:
+        return [self.paths[index]]
 
     def subset(self, indices: Sequence[int]) -> "PhotoDataset":
         """The data set of some photos, numbered anew."""
-        stored: list[Tensor] | Tensor | None
-        if self._stored is None or isinstance(self._stored, Tensor):
-            stored = None if self._stored is None else self._stored[list(indices)]
-        else:
-            stored = [self._stored[index] for index in indices]
         return PhotoDataset(
             [self.paths[index] for index in indices],
             names=[self.names[index] for index in indices],
             transform=self.transform,
             captions=[self.captions[index] for index in indices],
             seed=self.seed,
-            stored=stored,
+            stored=None if self._stored is None else [self._stored[index] for index in indices],
         )
 
-    def load(self, index: int, flip: bool = False) -> Tensor:
-        """Image without augmentation except the given flip: float32 (3, size_px, size_px) in [0, 1].
+    def photo(self, index: int, uniform: np.ndarray | None, *, flip: bool) -> Tensor:
+        """Image float32 (3, size_px, size_px) in [0, 1]; `uniform` are the three numbers of a random crop.
 
         Raises:
-            UnreadableImage: If the file can't be read; only `dataset[index]` replaces it.
+            UnreadableImage: If the file can't be read.
         """
-        self._check_index(index)
-        return self._image(index, draws=None, flip=flip)
+        stored = self.transform.stored(self.paths[index]) if self._stored is None else self._stored[index]
+        return self.transform.view(stored, uniform, flip=flip).image(stored).float() / 255.0
 
-    def _check_index(self, index: int) -> None:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside a data set of {len(self)} photos")
-
-    def __getitem__(self, key: Key | int) -> PhotoItem:
-        epoch, index = key if isinstance(key, tuple) else (None, int(key))
-        self._check_index(index)
-        draws = None
-        if epoch is not None:
-            bits = np.random.Philox(np.random.SeedSequence([self.seed, epoch, index]))
-            draws = np.random.Generator(bits).random(6)
-        first: UnreadableImage | None = None
-        num_tries = min(len(self), MAX_REPLACEMENTS)
-        for position in (n % len(self) for n in range(index, index + num_tries)):
-            with nullcontext() if self.reading is None else self.reading.noted(epoch, position):
-                try:
-                    return self._item(position, draws, skipped=str(first or "").removeprefix(CANNOT_READ))
-                except UnreadableImage as error:
-                    first = first or error
-        assert first is not None
-        raise UnreadableImage(
-            first.path, f"{first.reason}; the {num_tries - 1} files after it cannot be read either"
+    def item(self, index: int, draw: Draw | None) -> Item:
+        crop = None if draw is None else draw.uniform[1:4]
+        return Item(
+            image=self.photo(index, crop, flip=self.flips(draw)),
+            caption=self.captions[index].text() if draw is None else self._caption(index, draw.uniform[4:6]),
         )
 
-    def _item(self, index: int, draws: np.ndarray | None, *, skipped: str) -> PhotoItem:
-        flip, caption = False, ""
-        if draws is None:
-            caption = self.captions[index].text()
-        else:
-            flip = bool(draws[0] < self.transform.flip_prob)
-            caption = self._mixed_caption(index, draws[4:6])
-        image = self._image(index, draws=None if draws is None else draws[1:4], flip=flip)
-        item = PhotoItem(image=image, caption=caption, name=self.names[index], index=index, skipped=skipped)
-        if self.moments is not None:
-            item["moments"] = self.moments.get(index, flip)
-        if self.source_moments is not None:
-            item["source_moments"] = self.source_moments.get(index, flip)
-        return item
-
-    def _mixed_caption(self, index: int, draws: np.ndarray) -> str:
-        with_colors = bool(draws[0] >= self.transform.caption_drop_colors_prob)
-        with_subject = bool(draws[1] >= self.transform.caption_drop_class_prob)
+    def _caption(self, index: int, uniform: np.ndarray) -> str:
+        with_colors = bool(uniform[0] >= self.transform.caption_drop_colors_prob)
+        with_subject = bool(uniform[1] >= self.transform.caption_drop_class_prob)
         return self.captions[index].text(with_subject=with_subject, with_colors=with_colors)
-
-    def _image(self, index: int, *, draws: np.ndarray | None, flip: bool) -> Tensor:
-        stored = self.transform.stored(self.paths[index]) if self._stored is None else self._stored[index]
-        image = self.transform.cropped(stored, draws)
-        if flip:
-            image = image.flip(-1)
-        return image.to(torch.float32) / 255.0

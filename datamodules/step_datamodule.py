@@ -1,12 +1,14 @@
 """The part all step-counted data modules share: loaders, the position in the run, resuming."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
-from datamodules.photo_dataset import PhotoDataset
+from datamodules.keyed_dataset import KeyedDataset
+from datamodules.option_checks import check_at_least, check_literals
 from datamodules.skipped import SkippedSamples
 from datamodules.step_sampler import StepBatchSampler
 from datamodules.watched_loader import WatchedLoader
@@ -18,54 +20,43 @@ class ResumedLoader(WatchedLoader):
     """A loader that starts where its sampler says; having states keeps Lightning from warning of a lost position."""
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing: the position is in the data module's state."""
-        return {}
+        return {}  # the position is in the data module's state
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Takes nothing, see `state_dict`."""
+    def load_state_dict(self, state_dict: dict[str, int]) -> None: ...
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class StepDataModule(LightningDataModule):
     """Training batches as a pure function of (seed, batch number), evaluation in order; subclasses build the splits.
-
-    Args:
-        batch_size: Samples per process and batch.
-        num_workers: Loader processes; 0 loads in the main process.
-        seed: Non-negative seed of the order and of the augmentation.
-        val_batch_size: Samples per batch in evaluation; None = batch_size.
-        timeout_s: Longest wait for a batch of a worker; 0 waits for ever.
 
     Attributes:
         train_dataset, val_dataset, test_dataset: The splits, None before `setup`.
         skipped: The count of training samples read and skipped since `train_dataloader`.
+
+    Raises:
+        ValueError: For an option outside its range.
     """
 
-    def __init__(
-        self, *, batch_size: int, num_workers: int, seed: int, val_batch_size: int | None, timeout_s: float
-    ) -> None:
+    batch_size: int = 16  # samples per process and batch
+    num_workers: int = 0  # loader processes; 0 loads in the main process
+    seed: int = 0  # of the order and of the augmentation
+    val_batch_size: int | None = None  # samples per batch in evaluation; None = batch_size
+    timeout_s: float = 300.0  # longest wait for a batch of a worker; 0 waits for ever
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.batch_size, self.num_workers, self.seed, self.timeout_s = (
-            batch_size,
-            num_workers,
-            seed,
-            timeout_s,
-        )
-        self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
-        for key in ("batch_size", "val_batch_size"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"datamodule.{key} is {getattr(self, key)}; expected at least 1")
-        for key in ("seed", "num_workers", "timeout_s"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"datamodule.{key} is {getattr(self, key)}; expected 0 or more")
-        self.train_dataset: PhotoDataset | None = None
-        self.val_dataset: PhotoDataset | None = None
-        self.test_dataset: PhotoDataset | None = None
+        check_literals(self)
+        check_at_least(1, batch_size=self.batch_size, val_batch_size=self.val_batch_size)
+        check_at_least(0, seed=self.seed, num_workers=self.num_workers, timeout_s=self.timeout_s)
+        self.train_dataset: KeyedDataset | None = None
+        self.val_dataset: KeyedDataset | None = None
+        self.test_dataset: KeyedDataset | None = None
         self.skipped = SkippedSamples()
         self._resumed: dict[str, int] | None = None
 
-    def build_dataset(self, split: str) -> PhotoDataset:
+    def build_dataset(self, split: str) -> KeyedDataset:
         """The data set of "train", "val" or "test"."""
-        raise NotImplementedError(f"{type(self).__name__} must define build_dataset(split)")
+        raise NotImplementedError
 
     def setup(self, stage: str) -> None:
         """Builds the splits that `stage` (fit, validate, test, predict) needs and that are not there yet."""
@@ -112,12 +103,10 @@ class StepDataModule(LightningDataModule):
         return self._eval_loader(self.val_dataset)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The test split in order; every process reads all of it."""
+        """The test split, as the val split."""
         return self._eval_loader(self.test_dataset)
 
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """The test split in order; every process reads all of it."""
-        return self._eval_loader(self.test_dataset)
+    predict_dataloader = test_dataloader
 
     def state_dict(self) -> dict[str, int]:
         """Position in the order of training batches: plain ints, stored in Lightning's checkpoint.
@@ -137,8 +126,9 @@ class StepDataModule(LightningDataModule):
         """
         self._resumed = dict(state_dict)
 
-    def _eval_loader(self, dataset: PhotoDataset | None) -> DataLoader[Any]:
-        return WatchedLoader(_built(dataset), batch_size=self.val_batch_size, **self._loader_options())
+    def _eval_loader(self, dataset: KeyedDataset | None) -> DataLoader[Any]:
+        batch_size = self.val_batch_size or self.batch_size
+        return WatchedLoader(_built(dataset), batch_size=batch_size, **self._loader_options())
 
     def _loader_options(self) -> dict[str, Any]:
         return {
@@ -185,12 +175,6 @@ def _num_processed(trainer: Trainer) -> int:
     return int(progress.processed)
 
 
-def _built(dataset: PhotoDataset | None) -> PhotoDataset:
+def _built(dataset: KeyedDataset | None) -> KeyedDataset:
     assert dataset is not None, "setup(stage) comes before the loaders"
     return dataset
-
-
-def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raises ValueError naming datamodule.`key` if `value` is not one of `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"datamodule.{key} is {value!r}; expected one of {', '.join(allowed)}")

@@ -8,13 +8,13 @@ from torch.utils.data import Sampler
 Key = tuple[int, int]
 
 
-def epoch_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Permutation of range(num_samples), a pure function of (seed, epoch).
+def epoch_order(num_samples: int, *, seed: int, epoch: int, stream: tuple[int, ...] = ()) -> np.ndarray:
+    """Permutation of range(num_samples), a pure function of (seed, epoch, stream).
 
     Returns:
         int64 array (num_samples,).
     """
-    bits = np.random.Philox(np.random.SeedSequence([seed, epoch]))
+    bits = np.random.Philox(np.random.SeedSequence([seed, epoch, *stream]))
     return np.random.Generator(bits).permutation(num_samples)
 
 
@@ -26,12 +26,9 @@ class StepBatchSampler(Sampler[list[Key]]):
     The global batch is the same for every world_size with the same batch_size * world_size.
 
     Args:
-        num_samples: Size of the data set.
-        batch_size: Samples in one batch of one rank.
+        num_samples, batch_size: Size of the data set, and of one batch of one rank.
         total_batches: Batches of the whole run (optimizer steps times accumulation).
-        seed: Non-negative seed of the order.
-        rank: This process, in [0, world_size).
-        world_size: Number of processes.
+        seed, rank, world_size: Of the order; this process of how many.
         start_batch: First global batch to yield; the number already consumed when a run is resumed.
 
     Raises:
@@ -53,11 +50,8 @@ class StepBatchSampler(Sampler[list[Key]]):
         world_size: int = 1,
         start_batch: int = 0,
     ) -> None:
-        for name, value in (
-            ("num_samples", num_samples),
-            ("batch_size", batch_size),
-            ("world_size", world_size),
-        ):
+        sizes = {"num_samples": num_samples, "batch_size": batch_size, "world_size": world_size}
+        for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
         if not 0 <= rank < world_size:

@@ -17,10 +17,9 @@ from typing import Any, NoReturn, TypeVar
 from torch.utils.data import DataLoader, get_worker_info
 
 from datamodules.decode import UnreadableImage
-from datamodules.photo_dataset import PhotoDataset
-from datamodules.reading_table import ReadingTable, die_with_parent
+from datamodules.keyed_dataset import KeyedDataset, collate
+from datamodules.loader_workers import ReadingTable, die_with_parent, ignore_group_signals, signals_held
 from datamodules.skipped import SkippedSamples
-from datamodules.worker_signals import outlive_group_signals, signals_held
 
 KILL_GRACE_S = 2.0
 # torch's own timeout does not cover a worker that stops while it hands over a batch (torch then waits for its answer
@@ -35,27 +34,21 @@ class LoaderError(OSError):
 
 
 class WatchedLoader(DataLoader[Any]):
-    """Batches of a `PhotoDataset`; takes the reasons of skipped samples out of them and counts them.
+    """Batches of a `KeyedDataset`; takes the reasons of skipped samples out of them and counts them.
 
     A worker that dies, or gives no batch within `timeout`, is a `LoaderError` that names the worker and the last file
     it was given; all workers are then killed. Workers end when the main process does, however it ends.
 
-    Args:
-        dataset: The photos.
-        num_workers: Loader processes; 0 loads in the main process, where no timeout can help.
-        options: Of torch's DataLoader.
-
-    Attributes:
-        skipped: The count of samples read and skipped.
+    Without workers no timeout can help. The other options are those of torch's DataLoader.
     """
 
-    def __init__(self, dataset: PhotoDataset, *, num_workers: int = 0, **options: Any) -> None:
-        self.photos = dataset
+    def __init__(self, dataset: KeyedDataset, *, num_workers: int = 0, **options: Any) -> None:
+        self.samples = dataset
         self.skipped = SkippedSamples()
         self.table = ReadingTable(num_workers) if num_workers > 0 else None
         if self.table is not None:
             options["worker_init_fn"] = partial(_start_worker, table=self.table)
-        super().__init__(dataset, num_workers=num_workers, **options)
+        super().__init__(dataset, num_workers=num_workers, collate_fn=collate, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         return _WatchedIterator(self, super().__iter__)
@@ -98,7 +91,7 @@ class _ChildSignals:
             iterator.child_ended()
 
 
-_children = _ChildSignals()
+_signals = _ChildSignals()
 
 
 class _WatchedIterator(Iterator[dict[str, Any]]):
@@ -117,7 +110,7 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         # torch has no public name for its worker processes, and neither a dead nor a hanging one can be named without.
         self._workers: list[BaseProcess] = list(getattr(iterator, "_workers", []))
         if self._workers:
-            _children.watch(self)
+            _signals.watch(self)
 
     def __next__(self) -> dict[str, Any]:
         batch = self._guarded(lambda: next(self._iterator))
@@ -225,8 +218,10 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         if reading.index is None:
             return "before its first sample"
         epoch = "" if reading.epoch is None else f" of epoch {reading.epoch}"
-        path = str(self._loader.photos.paths[reading.index])
-        return f"{'while' if reading.busy_s else 'after'} reading sample {reading.index}{epoch}, {path!r}"
+        files = " and ".join(
+            repr(str(path)) for path in self._loader.samples.files(reading.index, reading.epoch)
+        )
+        return f"{'while' if reading.busy_s else 'after'} reading sample {reading.index}{epoch}, {files}"
 
     def _kill_workers(self) -> None:
         """Ends all workers at once: torch would wait five seconds for each, and then ask a hanging one politely."""
@@ -252,9 +247,9 @@ def _signal_name(number: int) -> str:
 
 
 def _start_worker(_number: int, *, table: ReadingTable) -> None:
-    outlive_group_signals()
+    ignore_group_signals()
     die_with_parent()
     worker = get_worker_info()
     assert worker is not None
-    assert isinstance(worker.dataset, PhotoDataset)
+    assert isinstance(worker.dataset, KeyedDataset)
     worker.dataset.reading = table

@@ -1,11 +1,12 @@
 """What the network predicts on a bridge, and how the prediction is compared and inverted."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from diffusion.bridge_paths import BridgePath
+from diffusion.choices import check_literal
 
 BridgePrediction = Literal["delta", "difference", "sample", "grad"]
 BridgeWeighting = Literal["uniform", "i2sb"]
@@ -41,8 +42,8 @@ class BridgeObjective:
     Example:
         >>> objective = BridgeObjective(BridgePath(num_timesteps=10), prediction="delta")
         >>> clean, source, t = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), torch.tensor([4])
-        >>> x_t = objective.path.corrupt(clean, source, None, t)
-        >>> torch.allclose(objective.to_clean(objective.target(clean, source, None, t), x_t, source, t), clean)
+        >>> x_t = objective.path.corrupt(clean, None, t, source)
+        >>> torch.allclose(objective.to_clean(objective.target(clean, None, t, source), x_t, t, source), clean)
         True
     """
 
@@ -54,32 +55,32 @@ class BridgeObjective:
         weighting: BridgeWeighting = "uniform",
         norm: Norm = "l2",
     ) -> None:
-        for key, value, known in (
-            ("prediction", prediction, get_args(BridgePrediction)),
-            ("weighting", weighting, get_args(BridgeWeighting)),
-            ("norm", norm, get_args(Norm)),
-        ):
-            if value not in known:
-                raise ValueError(f"objective.{key} is '{value}'; expected one of {', '.join(known)}")
+        check_literal("objective.prediction", prediction, BridgePrediction)
+        check_literal("objective.weighting", weighting, BridgeWeighting)
+        check_literal("objective.norm", norm, Norm)
         self.path = path
         self.prediction: BridgePrediction = prediction
         self.weighting: BridgeWeighting = weighting
         self.norm: Norm = norm
 
-    def target(self, clean: Tensor, source: Tensor, noise: Tensor | None, timestep: Tensor) -> Tensor:
+    def target(
+        self, clean: Tensor, noise: Tensor | None, timestep: Tensor, source: Tensor | None = None
+    ) -> Tensor:
         """The tensor (B, C, h, w) that the network should output; noise may be None on a path without noise."""
+        assert source is not None
         if self.prediction == "sample":
             return clean
         if self.prediction == "difference":
             return source - clean
-        grad = self.path.corrupt(clean, source, noise, timestep) - clean
+        grad = self.path.corrupt(clean, noise, timestep, source) - clean
         return grad if self.prediction == "grad" else -grad
 
-    def to_clean(self, pred: Tensor, x_t: Tensor, source: Tensor, timestep: Tensor) -> Tensor:
+    def to_clean(self, pred: Tensor, x_t: Tensor, timestep: Tensor, source: Tensor | None = None) -> Tensor:
         """The clean estimate (B, C, h, w) that a prediction stands for."""
         if self.prediction == "sample":
             return pred
         if self.prediction == "difference":
+            assert source is not None
             return source - pred
         return x_t - pred if self.prediction == "grad" else x_t + pred
 
@@ -91,9 +92,14 @@ class BridgeObjective:
         return 1 / m if self.norm == "l2" else 1 / m.sqrt()
 
     def loss(
-        self, pred: Tensor, clean: Tensor, source: Tensor, noise: Tensor | None, timestep: Tensor
+        self,
+        pred: Tensor,
+        clean: Tensor,
+        noise: Tensor | None,
+        timestep: Tensor,
+        source: Tensor | None = None,
     ) -> Tensor:
         """Weighted squared or absolute error of each sample, float32 (B,)."""
-        error = pred.float() - self.target(clean, source, noise, timestep)
+        error = pred.float() - self.target(clean, noise, timestep, source)
         error = error.square() if self.norm == "l2" else error.abs()
         return self.weight(timestep) * error.flatten(1).mean(1)

@@ -5,13 +5,15 @@ A level m in [0, 1] says how much of the source a tensor holds: 0 is the clean t
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from diffusion.choices import check_literal
 from diffusion.paths import broadcast
 
-SCHEDULES = ("linear", "geometric", "cosine", "i2sb")
+Schedule = Literal["linear", "geometric", "cosine", "i2sb"]
 _DECAY = 0.9
 
 
@@ -71,7 +73,7 @@ class BridgePath(torch.nn.Module):
     Example:
         >>> path = BridgePath(num_timesteps=10)
         >>> clean, source = torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
-        >>> path.corrupt(clean, source, None, torch.tensor([4, 9])).mean((1, 2, 3))
+        >>> path.corrupt(clean, None, torch.tensor([4, 9]), source).mean((1, 2, 3))
         tensor([0.5000, 1.0000])
     """
 
@@ -82,13 +84,12 @@ class BridgePath(torch.nn.Module):
         self,
         *,
         num_timesteps: int = 1000,
-        schedule: str = "linear",
+        schedule: Schedule = "linear",
         noise_scale: float = 0.0,
         decay: float = _DECAY,
     ) -> None:
         super().__init__()
-        if schedule not in SCHEDULES:
-            raise ValueError(f"path.schedule is '{schedule}'; expected one of {', '.join(SCHEDULES)}")
+        check_literal("path.schedule", schedule, Schedule)
         if num_timesteps < 1:
             raise ValueError(f"path.num_timesteps is {num_timesteps}; expected at least 1")
         if not 0 <= noise_scale < math.inf:
@@ -119,8 +120,11 @@ class BridgePath(torch.nn.Module):
         """m_t and s_t, float32 (B,) each."""
         return self.levels[timestep], self.stds[timestep]
 
-    def corrupt(self, clean: Tensor, source: Tensor, noise: Tensor | None, timestep: Tensor) -> Tensor:
-        """x_t (B, C, h, w) from x_0, y and eps of the same shape; eps may be None on a path without noise."""
+    def corrupt(
+        self, clean: Tensor, noise: Tensor | None, timestep: Tensor, source: Tensor | None = None
+    ) -> Tensor:
+        """x_t (B, C, h, w) from x_0, eps and y of the same shape; eps may be None on a path without noise."""
+        assert source is not None
         m, s = (broadcast(value, clean) for value in self.m_s(timestep))
         mixed = (1 - m) * clean + m * source
         if self.noise_scale == 0:

@@ -3,21 +3,20 @@
 Shapes: B batch, C latent channels, h/w latent cells.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from diffusion.bridge_objectives import BridgeObjective
 from diffusion.bridge_paths import BridgePath
-from diffusion.samplers import Denoise
+from diffusion.choices import check_literal
+from diffusion.samplers import AfterStep, Bounds, Denoise
 from diffusion.seeding import randn
 
 BridgeSolver = Literal["cold", "indi", "posterior", "ode"]
-# x after a step and its level m -> x to go on with.
-AfterStep = Callable[[Tensor, float], Tensor]
 
 
 class BridgeSampler:
@@ -54,16 +53,14 @@ class BridgeSampler:
     Example:
         >>> objective = BridgeObjective(BridgePath(), prediction="sample")
         >>> clean, source = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
-        >>> drawn = BridgeSampler(solver="cold", num_steps=3)(lambda x, t: clean, source, objective)
+        >>> sampler = BridgeSampler(solver="cold", num_steps=3)
+        >>> drawn = sampler(lambda x, t: clean, source, objective, source=source)
         >>> torch.allclose(drawn, clean, atol=1e-6)
         True
     """
 
     def __init__(self, *, solver: BridgeSolver = "cold", num_steps: int = 20, eta: float = 1.0) -> None:
-        if solver not in get_args(BridgeSolver):
-            raise ValueError(
-                f"sampler.solver is '{solver}'; expected one of {', '.join(get_args(BridgeSolver))}"
-            )
+        check_literal("sampler.solver", solver, BridgeSolver)
         if num_steps < 1:
             raise ValueError(f"sampler.num_steps is {num_steps}; expected at least 1")
         if not 0 <= eta <= 1:
@@ -112,28 +109,31 @@ class BridgeSampler:
     def __call__(
         self,
         denoise: Denoise,
-        source: Tensor,
+        first: Tensor,
         objective: BridgeObjective,
         *,
-        start: float = 1.0,
-        current: Tensor | None = None,
+        source: Tensor | None = None,
         generators: Sequence[torch.Generator] | None = None,
         after_step: AfterStep | None = None,
+        start: float = 1.0,
+        bounds: Bounds | None = None,
     ) -> Tensor:
-        """The sample x_0, (B, C, h, w) in the source's dtype.
+        """The sample x_0, (B, C, h, w) in the dtype of `first`.
 
         Args:
-            denoise: (x_t (B, C, h, w), timestep int64 (B,)) -> prediction (B, C, h, w) as the objective defines it.
-            source: y (B, C, h, w); float32.
+            denoise: the network under its condition.
+            first: x at the start (B, C, h, w): the source where start is 1; below, the mixture at that level without its
+                noise, which is added here.
             objective: names the prediction and its path.
-            start: level m in (0, 1] to begin at: 1 is the source, less is an image that has part of its colour.
-            current: the noise-free mixture at `start` (B, C, h, w), needed where start < 1; the path's noise is added here.
+            source: y (B, C, h, w); None = `first`, where start is 1.
             generators: one for each image, for a path with noise; image i depends on its own alone.
-            after_step: (x, its level m) -> x, after every step, m = 0 after the last; keeps a region fixed, for example
-                `lambda x, m: torch.where(mask, path.mix(known, source, m), x)`.
+            after_step: changes x after each step; keeps a region fixed, for example
+                `lambda x, t: torch.where(mask, path.mix(known, source, path.level(t)), x)`.
+            start: level m in (0, 1] to begin at: 1 is the source.
+            bounds: the range of clean tensors; each clean estimate is clipped to it.
 
         Raises:
-            ValueError: a solver that does not fit the path, a start without what it needs, or missing generators.
+            ValueError: a solver that does not fit the path, a start without a source, or missing generators.
         """
         path = objective.path
         self.check(path)
@@ -142,28 +142,28 @@ class BridgeSampler:
                 f"a path with noise_scale={path.noise_scale} needs generators, one for each image; got None"
             )
         steps = self.timesteps(path, start=start)
-        if current is None and start < 1:
-            raise ValueError(
-                f"start={start} begins between the source and the clean image and needs the image at that point; "
-                "give current=, or start=1"
-            )
+        if source is None and start < 1:
+            raise ValueError(f"start={start} begins on the way to the source; give source=, or start=1")
+        far_end = first if source is None else source
 
         def with_noise(x: Tensor, std: float) -> Tensor:
             if std == 0 or generators is None:
                 return x
             return x + std * randn(x.shape[1:], generators, dtype=x.dtype)
 
-        sample = source if current is None else with_noise(current, path.std(path.level(steps[0])))
+        sample = first if start == 1 else with_noise(first, path.std(path.level(steps[0])))
         for here, there in pairwise([*steps, -1]):
-            timestep = torch.full((len(source),), here, device=source.device)
-            pred = denoise(sample, timestep).to(source.dtype)
-            clean = objective.to_clean(pred, sample, source, timestep)
+            timestep = torch.full((len(first),), here, device=first.device)
+            pred = denoise(sample, timestep).to(first.dtype)
+            clean = objective.to_clean(pred, sample, timestep, far_end)
+            if bounds is not None:
+                clean = clean.clamp(*bounds)
             level, lower = path.level(here), path.level(there)
             carry, std = self._carry_std(path, level, lower)
-            mean = path.mix(clean, source, lower) + carry * (sample - path.mix(clean, source, level))
+            mean = path.mix(clean, far_end, lower) + carry * (sample - path.mix(clean, far_end, level))
             sample = with_noise(mean, std)
             if after_step is not None:
-                sample = after_step(sample, lower)
+                sample = after_step(sample, there)
         return sample
 
     def _carry_std(self, path: BridgePath, level: float, lower: float) -> tuple[float, float]:
@@ -173,3 +173,21 @@ class BridgeSampler:
         if self.solver == "indi":
             return lower / level, 0.0
         return path.posterior(level, lower, eta=self.eta if self.solver == "posterior" else 0.0)
+
+
+def keep_outside(path: BridgePath, known: Tensor, source: Tensor, inside: Tensor, noise: Tensor) -> AfterStep:
+    """Holds what lies outside a region on the path from what is known there to the source.
+
+    Args:
+        path: the bridge.
+        known: clean tensor (B, C, h, w), of which the outside counts.
+        source: (B, C, h, w).
+        inside: (1 or B, 1, h, w), 1 in the region's cells and 0 outside.
+        noise: (B, C, h, w), the same at every level.
+    """
+
+    def keep(x: Tensor, timestep: int) -> Tensor:
+        level = path.level(timestep)
+        return torch.lerp(path.mix(known, source, level) + path.std(level) * noise, x, inside)
+
+    return keep

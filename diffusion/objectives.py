@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffusion.choices import check_literal
 from diffusion.paths import GaussianPath, broadcast
 
 log = logging.getLogger(__name__)
@@ -46,12 +47,8 @@ class GaussianObjective:
         weighting: Weighting = "uniform",
         gamma: float = 5.0,
     ) -> None:
-        if prediction not in ("epsilon", "v_prediction", "sample"):
-            raise ValueError(
-                f"objective.prediction is '{prediction}'; expected epsilon, v_prediction or sample"
-            )
-        if weighting not in ("uniform", "snr", "min_snr"):
-            raise ValueError(f"objective.weighting is '{weighting}'; expected uniform, snr or min_snr")
+        check_literal("objective.prediction", prediction, Prediction)
+        check_literal("objective.weighting", weighting, Weighting)
         if prediction == "epsilon" and path.zero_terminal_snr:
             raise ValueError(
                 "objective.prediction=epsilon cannot be learned with path.zero_terminal_snr=true: the last step holds "
@@ -68,8 +65,11 @@ class GaussianObjective:
         self.weighting: Weighting = weighting
         self.gamma = gamma
 
-    def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+    def target(
+        self, clean: Tensor, noise: Tensor | None, timestep: Tensor, source: Tensor | None = None
+    ) -> Tensor:
         """The tensor (B, C, h, w) that the network should output."""
+        assert noise is not None
         if self.prediction == "epsilon":
             return noise
         if self.prediction == "sample":
@@ -77,14 +77,14 @@ class GaussianObjective:
         alpha, sigma = self.path.alpha_sigma(timestep)
         return broadcast(alpha, clean) * noise - broadcast(sigma, clean) * clean
 
-    def to_clean(self, pred: Tensor, noisy: Tensor, timestep: Tensor) -> Tensor:
+    def to_clean(self, pred: Tensor, x_t: Tensor, timestep: Tensor, source: Tensor | None = None) -> Tensor:
         """The clean estimate (B, C, h, w) that a prediction stands for."""
         if self.prediction == "sample":
             return pred
-        alpha, sigma = (broadcast(value, noisy) for value in self.path.alpha_sigma(timestep))
+        alpha, sigma = (broadcast(value, x_t) for value in self.path.alpha_sigma(timestep))
         if self.prediction == "epsilon":
-            return (noisy - sigma * pred) / alpha
-        return alpha * noisy - sigma * pred
+            return (x_t - sigma * pred) / alpha
+        return alpha * x_t - sigma * pred
 
     def weight(self, timestep: Tensor) -> Tensor:
         """Weight of each timestep, float32 (B,)."""
@@ -96,7 +96,14 @@ class GaussianObjective:
             return capped / snr
         return capped if self.prediction == "sample" else capped / (snr + 1)
 
-    def loss(self, pred: Tensor, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+    def loss(
+        self,
+        pred: Tensor,
+        clean: Tensor,
+        noise: Tensor | None,
+        timestep: Tensor,
+        source: Tensor | None = None,
+    ) -> Tensor:
         """Weighted squared error of each sample, float32 (B,)."""
         error = (pred.float() - self.target(clean, noise, timestep)).square().flatten(1).mean(1)
         return self.weight(timestep) * error

@@ -84,7 +84,10 @@ class GaussianPath(torch.nn.Module):
         alpha_squared = self.alphas_cumprod[timestep]
         return alpha_squared / (1 - alpha_squared)
 
-    def corrupt(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """x_t (B, C, h, w) from x_0 and eps of the same shape."""
+    def corrupt(
+        self, clean: Tensor, noise: Tensor | None, timestep: Tensor, source: Tensor | None = None
+    ) -> Tensor:
+        """x_t (B, C, h, w) from x_0 and eps of the same shape; a Gaussian path has no source."""
+        assert noise is not None
         alpha, sigma = self.alpha_sigma(timestep)
         return broadcast(alpha, clean) * clean + broadcast(sigma, clean) * noise

@@ -3,32 +3,35 @@
 Shapes: B batch, C latent channels, h/w latent cells.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
+import diffusers
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    SchedulerMixin,
-    UniPCMultistepScheduler,
-)
+from diffusers import SchedulerMixin
 from torch import Tensor
 
+from diffusion.choices import check_literal
 from diffusion.objectives import GaussianObjective
+from diffusion.paths import GaussianPath
 
-# Trailing spacing starts at the last timestep, as a zero-terminal-SNR path needs (Lin et al. 2023, Sec. 3.3).
-SOLVERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
-    "ddpm": (DDPMScheduler, {}),
-    "ddim": (DDIMScheduler, {"set_alpha_to_one": True}),
-    "dpmpp": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
-    "unipc": (UniPCMultistepScheduler, {}),
-    "euler": (EulerDiscreteScheduler, {}),
+Solver = Literal["ddpm", "ddim", "dpmpp", "unipc", "euler"]
+_SOLVERS: dict[str, type[SchedulerMixin]] = {
+    "ddpm": diffusers.DDPMScheduler,
+    "ddim": diffusers.DDIMScheduler,
+    "dpmpp": diffusers.DPMSolverMultistepScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
+    "euler": diffusers.EulerDiscreteScheduler,
 }
+# Said by the path, the objective and the bounds.
+_NO_OPTIONS = {"self", *GaussianPath().scheduler_config(""), "trained_betas", "clip_sample_range"}
 
+# (x_t (B, C, h, w), timestep int64 (B,)) -> prediction (B, C, h, w) as the objective defines it.
 Denoise = Callable[[Tensor, Tensor], Tensor]
+# (x after a step, the timestep it stands at, -1 after the last step) -> x to go on with.
+AfterStep = Callable[[Tensor, int], Tensor]
+Bounds = tuple[float, float]
 
 
 class Sampler:
@@ -38,12 +41,12 @@ class Sampler:
         solver: ddpm, ddim, dpmpp, unipc or euler.
         num_steps: network evaluations (without guidance's second branch).
         eta: share of fresh noise in DDIM: 0 deterministic, 1 as DDPM (Song et al. 2021, Eq. 16).
+        scheduler_options: further arguments of the solver's diffusers scheduler, such as {"use_karras_sigmas": True}.
 
     Raises:
-        ValueError: an unknown solver, fewer than one step, or eta with a solver that ignores it.
+        ValueError: an unknown solver or scheduler option, fewer than one step, or eta with a solver that ignores it.
 
     Example:
-        >>> from diffusion.paths import GaussianPath
         >>> objective = GaussianObjective(GaussianPath(), prediction="sample")
         >>> clean = torch.full((1, 1, 2, 2), 0.5)
         >>> drawn = Sampler(solver="ddim", num_steps=3)(lambda x, t: clean, torch.randn(1, 1, 2, 2), objective)
@@ -51,66 +54,115 @@ class Sampler:
         True
     """
 
-    def __init__(self, *, solver: str = "ddim", num_steps: int = 20, eta: float = 0.0) -> None:
-        if solver not in SOLVERS:
-            raise ValueError(f"sampler.solver is '{solver}'; expected one of {', '.join(SOLVERS)}")
+    def __init__(
+        self,
+        *,
+        solver: Solver = "ddim",
+        num_steps: int = 20,
+        eta: float = 0.0,
+        scheduler_options: dict[str, Any] | None = None,
+    ) -> None:
+        check_literal("sampler.solver", solver, Solver)
         if num_steps < 1:
             raise ValueError(f"sampler.num_steps is {num_steps}; expected at least 1")
         if eta and solver != "ddim":
             raise ValueError(
                 f"sampler.eta={eta} has no effect with solver '{solver}'; set sampler.solver=ddim"
             )
-        self.solver = solver
+        self.solver: Solver = solver
         self.num_steps = num_steps
         self.eta = eta
+        self.scheduler_options = dict(scheduler_options or {})
+        known = inspect.signature(_SOLVERS[solver].__init__).parameters.keys() - _NO_OPTIONS
+        if unknown := self.scheduler_options.keys() - known:
+            raise ValueError(
+                f"sampler.scheduler_options has {', '.join(sorted(unknown))}, but solver '{solver}' takes "
+                f"{', '.join(sorted(known))}"
+            )
 
     def with_steps(self, num_steps: int) -> "Sampler":
         """The same sampler with another number of steps."""
-        return Sampler(solver=self.solver, num_steps=num_steps, eta=self.eta)
+        return Sampler(**(vars(self) | {"num_steps": num_steps}))
 
-    def scheduler(self, objective: GaussianObjective) -> SchedulerMixin:
-        """A fresh diffusers scheduler on the objective's path, as it is also exported."""
-        cls, extra = SOLVERS[self.solver]
-        config = {
-            **objective.path.scheduler_config(objective.prediction),
-            **extra,
-            "timestep_spacing": "trailing",
-        }
-        return cls.from_config(config)
+    def timesteps(self, objective: GaussianObjective, *, start: float = 1.0) -> list[int]:
+        """The timesteps of the network evaluations, falling; a start below 1 leaves out those nearer the noise."""
+        return self.scheduler(objective, start=start).timesteps.long().tolist()
+
+    def scheduler(self, objective: GaussianObjective, *, start: float = 1.0) -> SchedulerMixin:
+        """A fresh diffusers scheduler on the objective's path, with the timesteps from `start` on, one at least."""
+        length = objective.path.num_timesteps
+        if self.num_steps > length:
+            raise ValueError(
+                f"sampler.num_steps is {self.num_steps}, but the path has {length} timesteps; give that many or fewer"
+            )
+        if not 0 < start <= 1:
+            raise ValueError(f"start is {start}; expected a share in (0, 1], where 1 is pure noise")
+        # Trailing spacing starts at the last timestep, as a zero-terminal-SNR path needs (Lin et al. 2023, Sec. 3.3).
+        config = objective.path.scheduler_config(objective.prediction) | {"timestep_spacing": "trailing"}
+        scheduler = _SOLVERS[self.solver].from_config(config | self.scheduler_options)
+        scheduler.set_timesteps(self.num_steps)
+        begin = min(int((scheduler.timesteps >= start * length).sum()), self.num_steps - 1)
+        # To the given number: rounding in diffusers' trailing spacing can add a timestep -1 (29 of 100, 61 of 1000).
+        kept = slice(begin, self.num_steps)
+        scheduler.timesteps = scheduler.timesteps[kept]
+        if hasattr(scheduler, "sigmas"):
+            scheduler.sigmas = torch.cat([scheduler.sigmas[kept], scheduler.sigmas[-1:]])
+            scheduler.set_begin_index(0)
+        return scheduler
 
     @torch.no_grad()
     def __call__(
         self,
         denoise: Denoise,
-        noise: Tensor,
+        first: Tensor,
         objective: GaussianObjective,
         *,
+        source: Tensor | None = None,
         generators: Sequence[torch.Generator] | None = None,
+        after_step: AfterStep | None = None,
+        start: float = 1.0,
+        bounds: Bounds | None = None,
     ) -> Tensor:
         """The sample x_0, float32 (B, C, h, w).
 
         Args:
-            denoise: (x_t (B, C, h, w), timestep int64 (B,)) -> prediction (B, C, h, w) as the objective defines it.
-            noise: standard normal start (B, C, h, w); float32.
+            denoise: the network under its condition.
+            first: x at the start (B, C, h, w), float32: standard normal noise where start is 1; below, a tensor
+                corrupted to the first of `timesteps`.
             objective: names the prediction and its path.
+            source: none on a Gaussian path.
             generators: one for each image, for the solvers that add noise (ddpm, ddim with eta > 0).
+            after_step: changes x, in the path's own scale, after each step.
+            start: share of the path in (0, 1] to begin at; below 1 there are fewer steps.
+            bounds: the range of clean tensors; each clean estimate is clipped to it, without which few steps fail in
+                pixel space.
 
         Raises:
-            ValueError: more steps than the path has.
+            ValueError: more steps than the path has, or a start outside (0, 1].
         """
-        if self.num_steps > objective.path.num_timesteps:
-            raise ValueError(
-                f"sampler.num_steps is {self.num_steps}, but the path has {objective.path.num_timesteps} timesteps; give "
-                "that many or fewer"
-            )
-        scheduler = self.scheduler(objective)
-        scheduler.set_timesteps(self.num_steps, device=noise.device)
-        extra: dict[str, Any] = {"eta": self.eta} if self.solver == "ddim" else {}
-        if self.solver in ("ddpm", "ddim", "euler", "dpmpp") and generators is not None:
-            extra["generator"] = list(generators)
-        sample = noise * scheduler.init_noise_sigma
-        for timestep in scheduler.timesteps:
+        scheduler = self.scheduler(objective, start=start)
+        if bounds is not None:
+            # The solver walks by the clipped estimate itself, whatever the network predicts.
+            scheduler.register_to_config(prediction_type="sample")
+        offered = {"eta": self.eta, "generator": list(generators) if generators else None}
+        extra = {k: v for k, v in offered.items() if k in inspect.signature(scheduler.step).parameters}
+        timesteps = [*scheduler.timesteps.long().tolist(), -1]
+        # Euler walks x_0 + sigma eps, which is the path's x times this.
+        scales = (
+            (scheduler.sigmas**2 + 1).sqrt().tolist() if self.solver == "euler" else [1.0] * len(timesteps)
+        )
+        sample = first * (scheduler.init_noise_sigma if start == 1 else scales[0])
+        for index, timestep in enumerate(scheduler.timesteps):
             scaled = scheduler.scale_model_input(sample, timestep)
-            pred = denoise(scaled, timestep.long().expand(len(noise)))
-            sample = scheduler.step(pred.float(), timestep, sample, **extra, return_dict=False)[0]
+            here = torch.full((len(first),), timesteps[index], device=first.device)
+            pred = denoise(scaled, here).float()
+            if bounds is not None:
+                pred = objective.to_clean(pred, scaled, here).clamp(*bounds)
+            sample = scheduler.step(pred, timestep, sample, **extra, return_dict=False)[0]
+            if after_step is not None:
+                scale = scales[index + 1]
+                changed = after_step(sample / scale, timesteps[index + 1]) * scale
+                if self.solver == "unipc" and not torch.equal(changed, sample):
+                    scheduler.last_sample = None  # its corrector would go back to before the change
+                sample = changed
         return sample

@@ -3,25 +3,33 @@
 Shapes: B batch.
 """
 
+import hashlib
 from collections.abc import Sequence
-from enum import IntEnum
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+# Streams that had numbers before they had names alone, so that trained runs go on with the same draws.
+_NUMBERED = {
+    "noise": 1,
+    "timestep": 2,
+    "posterior": 3,
+    "dropout": 4,
+    "sample": 5,
+    "network": 6,
+    "hint": 7,
+    "region": 8,
+}
+# Evaluation draws from keys of its own, the same every time.
+_EVALUATION = 1_000_003
 
-class Stream(IntEnum):
-    """Names the independent uses of randomness, so that adding one never shifts another."""
 
-    NOISE = 1
-    TIMESTEP = 2
-    POSTERIOR = 3
-    DROPOUT = 4
-    SAMPLE = 5
-    NETWORK = 6
-    HINT = 7
-    REGION = 8
+def stream_number(name: str) -> int:
+    """The number of an independent use of randomness, from its name alone: adding a stream never shifts another."""
+    number = _NUMBERED.get(name)
+    return number or int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
 def _mix(state: np.ndarray) -> np.ndarray:
@@ -60,8 +68,46 @@ def generators(
     return [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
 
 
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one batch, by stream: of one training step, or the same in every evaluation.
+
+    Row i depends on the seed, the stream's name, the step and `sample[i]` alone: never on batch size or devices.
+
+    Args:
+        seed: of the run.
+        step: number of the training batch; None in evaluation.
+        sample: (B,) positions in the global batch of training, or indices in the data set of evaluation.
+        device: of normal numbers.
+
+    Example:
+        >>> draws = Draws(seed=0, step=7, sample=np.arange(2))
+        >>> draws.normal("noise", (3,)).shape, draws.uniform("timestep").shape
+        (torch.Size([2, 3]), (2,))
+    """
+
+    seed: int
+    step: int | None
+    sample: np.ndarray
+    device: torch.device | str = "cpu"
+
+    def _key(self, stream: str) -> tuple[int, int, int]:
+        return self.seed, stream_number(stream), _EVALUATION if self.step is None else self.step
+
+    def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
+        """Standard normal float32 (B, *shape)."""
+        return randn(shape, generators(*self._key(stream), sample=self.sample, device=self.device))
+
+    def uniform(self, stream: str, count: int | None = None) -> np.ndarray:
+        """float64 (B,), or (B, count), uniform in [0, 1)."""
+        if count is None:
+            return keyed_uniform(*self._key(stream), sample=self.sample)
+        sample = (self.sample[:, None] * count + np.arange(count)).ravel()
+        return keyed_uniform(*self._key(stream), sample=sample).reshape(-1, count)
+
+
 def randn(
-    shape: Sequence[int], sources: Sequence[torch.Generator], *, dtype: torch.dtype = torch.float32
+    shape: Sequence[int], generators: Sequence[torch.Generator], *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Standard normal (B, *shape) on the generators' device; row i comes from generator i alone.
 
@@ -71,7 +117,7 @@ def randn(
         >>> bool((a[1] == b[0]).all())
         True
     """
-    noise = torch.empty((len(sources), *shape), device=sources[0].device, dtype=dtype)
-    for row, source in zip(noise, sources, strict=True):
-        row.normal_(generator=source)
+    noise = torch.empty((len(generators), *shape), device=generators[0].device, dtype=dtype)
+    for row, generator in zip(noise, generators, strict=True):
+        row.normal_(generator=generator)
     return noise

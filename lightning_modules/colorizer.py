@@ -4,7 +4,7 @@ Shapes: B batch, K candidates, H/W pixels, Z latent channels, h/w latent cells.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,13 @@ from torch import Tensor
 from color.lab import grey_image, lightness, rgb_to_lab
 from color.regions import blend_chroma
 from color.transfer import transfer_chroma, transfer_chroma_exact, working_copy
-from lightning_modules.latent import LatentModule
-from lightning_modules.requests import DrawSettings, Edits, PredictRequest
+from lightning_modules.base import Batch, Results, TranslationModule
+from lightning_modules.color_edits import read_region
+from lightning_modules.color_options import AUTO, ColorizationOptions, with_ranker
+from lightning_modules.stable_diffusion import StableDiffusion, captions
 from metrics.delta_e import delta_e_2000
 from networks.vividness import best_candidates
+from tasks.colorization import Colorization
 
 log = logging.getLogger(__name__)
 
@@ -24,159 +27,124 @@ log = logging.getLogger(__name__)
 CHROMA_SCALES = (0.5, 0.65, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
 
 
-class Colorizer(LatentModule):
+class Colorizer(StableDiffusion):
     """Colours grey photos: a method says how the colour latent is drawn, the lightness is always the input's own.
 
     Args:
         chroma_scale: multiplies the result's ab: 0 is grey, 1 as drawn.
-        settings: as LatentModule.
+        settings: as StableDiffusion.
     """
+
+    Options = ColorizationOptions
+    task = Colorization
 
     def __init__(self, *, chroma_scale: float = 1.0, **settings: Any) -> None:
         super().__init__(**settings)
         self.chroma_scale = chroma_scale
 
-    @property
-    def door_options(self) -> frozenset[str]:
-        return super().door_options | {"chroma", "hints", "mask", "start", "short_px"}
-
-    def draw_colors(
-        self, given: Tensor, captions: list[str], sample_ids: list[int], settings: DrawSettings | None = None
-    ) -> Tensor:
-        """The colour latent (B, Z, h, w) of B photos; arguments as in `colorize`."""
-        raise TypeError(f"{type(self).__name__} does not say how colours are drawn")
-
-    def draw_edited(
-        self, image: Tensor, captions: list[str], sample_ids: list[int], settings: DrawSettings, edits: Edits
-    ) -> Tensor:
-        """As `draw_colors` for photos (B or 1, 3, H, W) in [0, 1] of B samples, under a user's edits of them.
-
-        A method that takes hints or a start overrides this and `check_edits`. The region needs nothing here: the
-        photo outside is put back at full size.
-        """
-        self.check_edits(hints=edits.hints is not None, start=edits.start)
-        given = lightness(image).expand(len(sample_ids), -1, -1, -1)
-        return self.draw_colors(given, captions, sample_ids, settings)
-
-    def check_edits(self, *, hints: bool, start: float) -> None:
-        """Raises a ValueError where this model cannot take hints or start on the way."""
-        if hints:
-            raise ValueError(
-                f"{type(self).__name__} takes no hints=; give a prompt=, or a run of diffusing_colors with hint_prob above 0"
-            )
-        if start != 1:
-            raise ValueError(
-                f"{type(self).__name__} takes no start=, as it draws from noise; leave it out, or give a run of "
-                "diffusing_colors"
-            )
-
-    @torch.no_grad()
-    def colorize(
-        self,
-        given: Tensor,
-        captions: list[str],
-        sample_ids: list[int],
-        settings: DrawSettings | None = None,
-        names: Sequence[str] | None = None,
-    ) -> Tensor:
-        """Coloured images (B, 3, H, W) in [0, 1] that keep the given lightness.
+    def draw_colors(self, batch: Batch, prompts: list[str], numbers: list[int], options: Any) -> Tensor:
+        """The colour latents (S, Z, h, w) of S samples.
 
         Args:
-            given: lightness L*/100 (B, 1, H, W); H and W multiples of the model's grid.
-            captions: B prompts, "" for none.
-            sample_ids: B numbers that key the noise.
-            settings: steps, guidance, negative prompt, seed, chroma scale or ranker.
-            names: B names for the log of a ranker's choices.
+            batch: `image` (S or 1, 3, H, W) in [0, 1], of which the lightness counts; sides on the model's grid.
+            prompts: S of them, "" for none.
+            numbers: S, which key the noise together with the seed.
+            options: an instance of `Options`.
         """
-        latent = self.draw_colors(given, captions, sample_ids, settings)
-        names = names or [f"photo {number}" for number in sample_ids]
-        return self.finish(given, latent, settings or DrawSettings(), names)
+        raise TypeError(f"{type(self).__name__} does not say how colours are drawn")
+
+    def prepare(self, options: Any, load: Callable[[str], TranslationModule]) -> Any:
+        return with_ranker(options, load, self.device)
+
+    def check_options(self, options: Any, *, is_folder: bool) -> None:
+        for name in ("hints", "mask"):
+            if getattr(options, name, None) and is_folder:
+                raise ValueError(
+                    f"{name}= belongs to one photo; leave it out, or give predict.py that photo's file as input="
+                )
 
     @torch.no_grad()
-    def finish(self, given: Tensor, latent: Tensor, settings: DrawSettings, names: Sequence[str]) -> Tensor:
-        """Images (B, 3, H, W) of drawn latents; a ranker's choice of the chroma scale is logged by name."""
-        if settings.ranker is None:
-            asked = settings.chroma_scale
-            return self.candidates(given, latent, (self.chroma_scale if asked is None else asked,))[0]
+    def results(self, batch: Batch, options: Any) -> Results:
+        prompts = [options.prompt] * len(batch["index"])
+        if batch["image"].dtype == torch.uint8:
+            return {"image": self._photo(batch, options)}
+        samples = [self.colorize(batch, prompts, options, number) for number in range(options.num_samples)]
+        return {"image": samples if len(samples) > 1 else samples[0]}
+
+    @torch.no_grad()
+    def rows(self, batch: Batch, options: Any) -> Mapping[str, Results]:
+        image, prompts = batch["image"], [options.prompt] * len(batch["index"])
+        rows = {"no prompt" if not options.prompt else "prompt": self.colorize(batch, prompts, options)}
+        if any(captions(batch)):
+            rows["caption as prompt"] = self.colorize(batch, captions(batch), options)
+        ceiling = self.codec.to_picture(self.codec.encode(image))
+        rows["autoencoder's ceiling"] = transfer_chroma_exact(lightness(image), ceiling)
+        return {name: {"image": row} for name, row in rows.items()}
+
+    @torch.no_grad()
+    def colorize(self, batch: Batch, prompts: list[str], options: Any, number: int = 0) -> Tensor:
+        """Coloured images (B, 3, H, W) in [0, 1] with the lightness of batch["image"] (B, 3, H, W) in [0, 1].
+
+        Where the working size is another than the images' the colours are drawn at it and carried up to theirs.
+        """
+        image = batch["image"]
+        given, numbers = lightness(image), self.sample_numbers(batch, number)
+        short_px = options.short_px or self.working_px
+        if short_px is None or short_px == min(image.shape[-2:]):
+            latent = self.draw_colors(batch, prompts, numbers, options)
+            return self.with_lightness(given, latent, options, batch["name"])
+        photos = (grey_image(given) * 255).round().byte().cpu()
+        small = torch.cat([working_copy(p, short_px=short_px, grid_px=self.grid_px()) for p in photos])
+        small_batch = batch | {"image": small.to(given.device)}
+        latent = self.draw_colors(small_batch, prompts, numbers, options)
+        drawn = self.with_lightness(lightness(small_batch["image"]), latent, options, batch["name"]).cpu()
+        carried = [transfer_chroma(photo, colored) for photo, colored in zip(photos, drawn, strict=True)]
+        return torch.stack(carried).to(given.device).float() / 255
+
+    def _photo(self, batch: Batch, options: Any) -> Tensor | list[Tensor]:
+        """Samples uint8 (1, 3, H, W) of one photo uint8 (1, 3, H, W): chroma is carried up edge-aware."""
+        photo, num = batch["image"][0].cpu(), options.num_samples
+        short_px = options.short_px or self.working_px or min(photo.shape[-2:])
+        small = working_copy(photo, short_px=short_px, grid_px=self.grid_px()).to(self.device)
+        region = read_region(options.mask, (photo.shape[-2], photo.shape[-1])) if options.mask else None
+        edited = batch | {"image": small, "region": region, "size_px": tuple(photo.shape[-2:])}
+        numbers = [n for k in range(num) for n in self.sample_numbers(batch, k)]
+        latent = self.draw_colors(edited, [options.prompt] * num, numbers, options)
+        given = lightness(small).expand(num, -1, -1, -1)
+        drawn = self.with_lightness(given, latent, options, batch["name"] * num).cpu()
+        results = [transfer_chroma(photo, colored) for colored in drawn]
+        if region is not None:
+            results = [blend_chroma(photo, result, region) for result in results]
+        return results[0][None] if num == 1 else [result[None] for result in results]
+
+    @torch.no_grad()
+    def with_lightness(self, given: Tensor, latent: Tensor, options: Any, names: Sequence[str]) -> Tensor:
+        """Images (B, 3, H, W) of colour latents and a lightness (B, 1, H, W); a ranker's choice is logged by name."""
+        if options.chroma != AUTO:
+            scale = self.chroma_scale if options.chroma is None else options.chroma
+            return self.candidates(given, latent, (scale,))[0]
         candidates = self.candidates(given, latent)
-        best = best_candidates(settings.ranker, candidates)
+        best = best_candidates(options.ranker_network, candidates)
         chosen = [f"{name} x {CHROMA_SCALES[k]:g}" for name, k in zip(names, best.tolist(), strict=True)]
         log.info("chroma=auto: %s", ", ".join(chosen))
         return candidates[best, torch.arange(len(best), device=best.device)]
 
     @torch.no_grad()
     def candidates(self, given: Tensor, latent: Tensor, scales: Sequence[float] = CHROMA_SCALES) -> Tensor:
-        """The same drawn colours at K chroma scales (K, B, 3, H, W) in [0, 1]: the latent is decoded once.
-
-        Args:
-            given: lightness L*/100 (B, 1, H, W).
-            latent: as `draw_colors` gives it.
-            scales: K factors of ab.
-        """
-        image = self.codec.decode(latent)
+        """The same drawn colours at K chroma scales (K, B, 3, H, W) in [0, 1]: the latent is decoded once."""
+        image = self.codec.to_picture(latent)
         return torch.stack([transfer_chroma_exact(given, image, chroma_scale=scale) for scale in scales])
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Colours the split without prompts: CIEDE2000 to the truth, beside that of the grey photos."""
         super().test_step(batch, batch_idx)
-        image, ids = batch["image"], batch["index"].tolist()
-        given, truth = lightness(image), rgb_to_lab(image)
-        result = self.colorize(given, [""] * len(ids), ids, DrawSettings(seed=self.seed))
-        for name, compared in (("delta_e2000", result), ("grey_delta_e2000", grey_image(given))):
-            error = delta_e_2000(rgb_to_lab(compared), truth).mean()
-            self.log(f"test/{name}", error, batch_size=len(ids), sync_dist=True)
+        truth = rgb_to_lab(batch["image"])
+        result = self.colorize(batch, [""] * len(truth), self.Options(seed=self.seed))
+        compared = {"delta_e2000": result, "grey_delta_e2000": grey_image(lightness(batch["image"]))}
+        for name, image in compared.items():
+            error = delta_e_2000(rgb_to_lab(image), truth).mean()
+            self.log(f"test/{name}", error, batch_size=len(truth), sync_dist=True)
 
     @torch.no_grad()
-    def sample_panels(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        given, ids = lightness(batch["image"]), batch["index"].tolist()
-        settings = DrawSettings(seed=self.seed)
-        return {
-            "input": grey_image(given),
-            "result": self.colorize(given, [""] * len(ids), ids, settings),
-            "result with prompt": self.colorize(given, batch["caption"], ids, settings),
-            "truth": batch["image"],
-        }
-
-    @torch.no_grad()
-    def colorize_at(
-        self,
-        given: Tensor,
-        captions: list[str],
-        sample_ids: list[int],
-        settings: DrawSettings,
-        names: Sequence[str] | None = None,
-    ) -> Tensor:
-        """As `colorize` at the working size `settings.short_px`, its chroma carried up to the size of `given`."""
-        short_px = settings.short_px
-        if short_px is None or short_px == min(given.shape[-2:]):
-            return self.colorize(given, captions, sample_ids, settings, names)
-        photos = (grey_image(given) * 255).round().byte().cpu()
-        small = torch.cat([working_copy(p, short_px=short_px, grid_px=self.grid_px()) for p in photos])
-        small_given = lightness(small.to(given.device))
-        drawn = self.colorize(small_given, captions, sample_ids, settings, names).cpu()
-        carried = [transfer_chroma(photo, colored) for photo, colored in zip(photos, drawn, strict=True)]
-        return torch.stack(carried).to(given.device).float() / 255
-
-    @torch.no_grad()
-    def evaluated_images(self, batch: dict[str, Any], settings: DrawSettings) -> dict[str, Tensor]:
-        image = batch["image"]
-        given, ids, names = lightness(image), batch["index"].tolist(), batch["name"]
-        rows = {"no prompt": self.colorize_at(given, [""] * len(ids), ids, settings, names)}
-        if any(batch["caption"]):
-            rows["caption as prompt"] = self.colorize_at(given, batch["caption"], ids, settings, names)
-        ceiling = transfer_chroma_exact(given, self.codec.decode(self.codec.encode(image)))
-        return {**rows, "autoencoder's ceiling": ceiling, "grey": grey_image(given)}
-
-    @torch.no_grad()
-    def predict_photo(self, photo: Tensor, request: PredictRequest) -> list[Tensor]:
-        """The photo in colour at its own size: chroma is drawn at the working size and carried up edge-aware."""
-        num, edits = request.num_samples, request.edits
-        small = working_copy(photo, short_px=request.short_px, grid_px=self.grid_px()).to(self.device)
-        latent = self.draw_edited(small, [request.prompt] * num, request.sample_ids, request.draw, edits)
-        names = [request.name or f"photo {request.number}"] * num
-        given = lightness(small).expand(num, -1, -1, -1)
-        drawn = self.finish(given, latent, request.draw, names).cpu()
-        results = [transfer_chroma(photo, colored) for colored in drawn]
-        if edits.region is None:
-            return results
-        return [blend_chroma(photo, result, edits.region) for result in results]
+    def sample_panels(self, batch: Batch) -> dict[str, Tensor]:
+        return {"input": grey_image(lightness(batch["image"]))} | super().sample_panels(batch)

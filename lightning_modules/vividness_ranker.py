@@ -4,23 +4,20 @@ Shapes: B batch, H/W pixels.
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from diffusers import ModelMixin, SchedulerMixin
+from torch import Tensor
 
 from color.gamut import clip_chroma
 from color.lab import lightness, rgb_to_lab
 from color.transfer import transfer_chroma_exact
-from diffusion.seeding import Stream, keyed_uniform
-from lightning_modules.base import TranslationModule
+from lightning_modules.base import Batch, TranslationModule
 from networks.vividness import VividnessRanker
 
-# Pairs of the validation are the same every time.
-_VALIDATION = 1_000_003
 # Scales nearer to 1 than this are no pair: even an eye cannot tell.
 _MIN_LOG_SCALE = math.log(1.1)
 # Random numbers of a pair: its scale, and three of the disturbance.
@@ -55,10 +52,7 @@ class VividnessRanking(TranslationModule):
         self.ranker = ranker
         self.max_scale = max_scale
         self.disturb_prob = disturb_prob
-        self.freeze_all_but_trained()
-
-    def trained_networks(self) -> list[nn.Module]:
-        return [self.ranker]
+        self.train_only(ranker)
 
     def scales(self, uniform: np.ndarray) -> Tensor:
         """Factors of chroma (B, 1, 1, 1) from numbers in [0, 1): half below 1 / 1.1, half above 1.1."""
@@ -73,37 +67,24 @@ class VividnessRanking(TranslationModule):
         true, other = self.ranker(torch.cat([image, changed])).float().chunk(2)
         return true, other
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        image, positions = batch["image"], self.batch_positions(len(batch["image"]))
-        sample = (positions[:, None] * _NUM_RANDOM + np.arange(_NUM_RANDOM)).ravel()
-        uniform = keyed_uniform(*self.step_key(Stream.TIMESTEP), sample=sample).reshape(-1, _NUM_RANDOM)
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        image, draws = batch["image"], self.draws(batch)
+        if not self.training:
+            true, other = self.pair_scores(image, self.scales(draws.uniform("timestep")))
+            accuracy = (true > other).float().mean()
+            self.log(f"{self.split()}/accuracy", accuracy, batch_size=len(true), sync_dist=True)
+            return {"ranking": F.softplus(other - true).mean()}
+        uniform = draws.uniform("timestep", _NUM_RANDOM)
         chosen = np.flatnonzero(uniform[:, 1] < self.disturb_prob)
         if len(chosen):
             angle, flatness = torch.from_numpy(uniform[chosen, 2:]).float().to(self.device).unbind(1)
             image = image.clone()
             image[chosen] = disturbed(image[chosen], 2 * math.pi * angle, flatness).to(image.dtype)
         true, other = self.pair_scores(image, self.scales(uniform[:, 0]))
-        loss = F.softplus(other - true).mean()
-        self.log_training(loss)
-        return loss
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._log_pairs(batch, "val")
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._log_pairs(batch, "test")
-
-    def _log_pairs(self, batch: dict[str, Any], split: str) -> None:
-        uniform = keyed_uniform(self.seed, Stream.TIMESTEP, _VALIDATION, sample=batch["index"].cpu().numpy())
-        true, other = self.pair_scores(batch["image"], self.scales(uniform))
-        size = len(true)
-        self.log(
-            f"{split}/loss", F.softplus(other - true).mean(), batch_size=size, sync_dist=True, prog_bar=True
-        )
-        self.log(f"{split}/accuracy", (true > other).float().mean(), batch_size=size, sync_dist=True)
+        return {"ranking": F.softplus(other - true).mean()}
 
     @torch.no_grad()
-    def sample_panels(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def sample_panels(self, batch: Batch) -> dict[str, Tensor]:
         """Photos at several chroma scales, and the one that the ranker picks."""
         image = batch["image"]
         given = lightness(image)
@@ -113,12 +94,8 @@ class VividnessRanking(TranslationModule):
         picked = torch.stack(candidates)[scores.argmax(0), torch.arange(len(image))]
         return {f"chroma x {s:g}": c for s, c in zip(scales, candidates, strict=True)} | {"picked": picked}
 
-    def export(self, folder: Path) -> None:
-        self.ranker.save_pretrained(folder / "ranker")
-
-    def load_export(self, folder: Path) -> None:
-        loaded = VividnessRanker.from_pretrained(folder / "ranker", use_safetensors=True)
-        self.ranker.load_state_dict(loaded.state_dict())
+    def exported(self) -> dict[str, ModelMixin | SchedulerMixin]:
+        return {"ranker": self.ranker}
 
 
 def disturbed(image: Tensor, angle: Tensor, flatness: Tensor) -> Tensor:

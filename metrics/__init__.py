@@ -1,1 +1,1 @@
-"""What is measured: torchmetrics Metrics that keep one value per image, and the colorization protocols."""
+"""What is measured: torchmetrics Metrics, most of which keep one value per image."""

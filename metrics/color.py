@@ -1,6 +1,6 @@
 """Colour metrics: colourfulness, its difference to the truth, CIEDE2000, and the error of lightness."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -8,7 +8,15 @@ from torchmetrics import Metric
 
 from color.lab import lightness, rgb_to_lab
 from metrics.delta_e import delta_e_2000
-from metrics.per_image import PerImageMetric, Summary, all_values, check_pair, summarize, to_8_bit
+from metrics.per_image import (
+    PerImageMetric,
+    PicturePairMetric,
+    Summary,
+    check_pair,
+    joined,
+    summarize,
+    to_8_bit,
+)
 
 ColorfulnessVariant = Literal["hasler", "absolute"]
 DifferenceConvention = Literal["of_means", "per_image"]
@@ -33,31 +41,20 @@ def colorfulness(image: Tensor, *, variant: ColorfulnessVariant = "hasler") -> T
     return spread + 0.3 * opponents.mean(dim=2).square().sum(dim=1).sqrt()
 
 
-class Colorfulness(Metric):
+class Colorfulness(PerImageMetric):
     """Colourfulness of the predictions alone, one value per image; no reference, so no direction is better.
 
     Args:
         variant: see `colorfulness`.
     """
 
-    is_differentiable = False
-    full_state_update = False
-    values: list[Tensor]
-
     def __init__(self, variant: ColorfulnessVariant = "hasler") -> None:
         super().__init__()
-        _check_option("variant", variant, get_args(ColorfulnessVariant))
         self.variant = variant
-        self.add_state("values", default=[], dist_reduce_fx="cat")
 
-    @torch.no_grad()
     def update(self, pred: Tensor) -> None:
         """Adds a batch of images (B, 3, H, W) in [0, 1]."""
-        self.values.append(colorfulness(pred, variant=self.variant))
-
-    def compute(self) -> Summary:
-        """Mean, spread and count over all images."""
-        return summarize(all_values(self.values))
+        self.keep(colorfulness(pred, variant=self.variant))
 
 
 class ColorfulnessDifference(Metric):
@@ -69,9 +66,6 @@ class ColorfulnessDifference(Metric):
             opposite sign cancel, and there is no spread. "per_image" is the mean of |pred - truth|.
     """
 
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
     pred_values: list[Tensor]
     target_values: list[Tensor]
 
@@ -79,14 +73,11 @@ class ColorfulnessDifference(Metric):
         self, variant: ColorfulnessVariant = "hasler", convention: DifferenceConvention = "of_means"
     ) -> None:
         super().__init__()
-        _check_option("variant", variant, get_args(ColorfulnessVariant))
-        _check_option("convention", convention, get_args(DifferenceConvention))
         self.variant = variant
         self.convention = convention
         self.add_state("pred_values", default=[], dist_reduce_fx="cat")
         self.add_state("target_values", default=[], dist_reduce_fx="cat")
 
-    @torch.no_grad()
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Adds a batch of image pairs (B, 3, H, W) in [0, 1]."""
         check_pair(pred, target)
@@ -95,34 +86,23 @@ class ColorfulnessDifference(Metric):
 
     def compute(self) -> Summary:
         """The difference over all images, by the chosen convention."""
-        pred, target = all_values(self.pred_values).double(), all_values(self.target_values).double()
+        pred, target = joined(self.pred_values).double(), joined(self.target_values).double()
         if self.convention == "per_image":
             return summarize((pred - target).abs())
         return Summary((pred.mean() - target.mean()).abs().item(), None, pred.numel())
 
 
-class DeltaE2000(PerImageMetric):
+class DeltaE2000(PicturePairMetric):
     """CIEDE2000 colour difference, mean over the pixels of each 8-bit picture; 1 is about just noticeable."""
 
-    higher_is_better = False
-
     def per_image(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Mean CIEDE2000 of each pair, (B,)."""
         difference = delta_e_2000(rgb_to_lab(to_8_bit(pred) / 255.0), rgb_to_lab(to_8_bit(target) / 255.0))
         return difference.mean(dim=(1, 2, 3))
 
 
-class LightnessError(PerImageMetric):
+class LightnessError(PicturePairMetric):
     """|dL*| in Lab units (0..100), mean over the pixels of each 8-bit picture: what an exact merge keeps below 0.3."""
 
-    higher_is_better = False
-
     def per_image(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Mean |dL*| of each pair, (B,)."""
         difference = lightness(to_8_bit(pred) / 255.0) - lightness(to_8_bit(target) / 255.0)
         return 100.0 * difference.abs().mean(dim=(1, 2, 3))
-
-
-def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"colourfulness got {name}={value!r}, expected one of {', '.join(allowed)}")

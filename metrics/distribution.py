@@ -1,88 +1,110 @@
-"""Frechet distances between the features of two sets of pictures."""
+"""Distances between the features of two sets of pictures: Frechet and kernel distances on named backbones."""
 
 from pathlib import Path
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torchmetrics import Metric
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.utilities.imports import _TORCH_FIDELITY_AVAILABLE
+from torchmetrics.image.kid import poly_mmd
 
-from metrics.per_image import Summary, check_pair, to_8_bit
-from metrics.weights import MissingWeightsError, inception_weights, squeezenet_weights, tensors_alone
-from networks.squeezenet import SqueezeNetFeatures
+from metrics.backbones import feature_network
+from metrics.per_image import Summary, check_pair, joined, to_8_bit
 
-FrechetBackbone = Literal["inception", "squeezenet"]
+
+def frechet_key(backbone: str) -> str:
+    """The name that a Frechet distance on this backbone may be published under: only Inception's is FID."""
+    return "fid" if backbone == "inception" else f"frechet_{backbone}"
+
+
+def kernel_key(backbone: str) -> str:
+    """The name that a kernel distance on this backbone may be published under: only Inception's is KID."""
+    return "kid" if backbone == "inception" else f"kernel_{backbone}"
 
 
 class FrechetDistance(FrechetInceptionDistance):
-    """Frechet distance of Gaussians fitted to features of predictions and of the true pictures.
+    """Frechet distance of Gaussians fitted to features of predictions and of true pictures.
 
-    With "inception" it is FID (Heusel et al. 2017; the 2048 features of the TensorFlow Inception through
-    torch-fidelity); with "squeezenet" it is another number, reported as frechet_squeezenet and never as FID.
-    Covariances of fewer pictures than features (2048, or 512) are singular: such values are biased upwards and
-    compare only at equal counts.
+    With "inception" it is FID (Heusel et al. 2017); with any other backbone it is another number, reported under
+    `report_name` and never as FID. Covariances of fewer pictures than features are singular: such values are biased
+    upwards and compare only at equal counts.
 
-    Args:
-        backbone: "inception" or "squeezenet".
-        weights_dir: folder with SqueezeNet 1.1 weights, for "squeezenet".
-
-    Raises:
-        MissingWeightsError: if weights, or torch-fidelity for "inception", are missing; nothing is downloaded.
-        ValueError: if the backbone is unknown.
+    Args: as `feature_network`, which also says what is raised.
     """
 
-    higher_is_better = False
+    def __init__(self, backbone: str = "inception", *, weights_dir: str | Path | None = None) -> None:
+        super().__init__(feature=feature_network(backbone, weights_dir))
+        self.report_name = frechet_key(backbone)
 
-    def __init__(
-        self, backbone: FrechetBackbone = "inception", *, weights_dir: str | Path | None = None
-    ) -> None:
-        if backbone == "inception":
-            if not _TORCH_FIDELITY_AVAILABLE:
-                raise MissingWeightsError("FID needs the package torch-fidelity: install the extra [metrics]")
-            weights = inception_weights()
-            with tensors_alone(weights):
-                super().__init__(feature=2048, feature_extractor_weights_path=str(weights))
-        elif backbone == "squeezenet":
-            super().__init__(feature=_PooledSqueezeNet(squeezenet_weights(weights_dir)))
-        else:
-            raise ValueError(f"FrechetDistance got backbone={backbone!r}, expected inception or squeezenet")
-        self.backbone = backbone
-
-    @property
-    def report_name(self) -> str:
-        """The name this number may be published under."""
-        return "fid" if self.backbone == "inception" else "frechet_squeezenet"
-
-    @torch.no_grad()
     def update(self, pred: Tensor, target: Tensor) -> None:
-        """Adds a batch of predictions and one of true pictures, (B, 3, H, W) in [0, 1], taken as 8-bit."""
-        check_pair(pred, target)
+        """Adds predictions and true pictures, (B, 3, H, W) in [0, 1] taken as 8-bit; B may differ."""
+        check_pair(pred, target, are_sets=True)
+        self.inception.to(pred.device)  # other rows share it, maybe on another device
         super().update(to_8_bit(target).to(torch.uint8), real=True)
         super().update(to_8_bit(pred).to(torch.uint8), real=False)
 
     def compute(self) -> Summary:
-        """The distance and the number of predictions.
-
-        Raises:
-            ValueError: if fewer than two pictures were seen.
-        """
+        """The distance and the number of predictions; ValueError for fewer than two pictures of either set."""
         count = int(self.fake_features_num_samples)
-        if count < 2:
-            raise ValueError(
-                f"a Frechet distance got {count} pictures, expected at least 2; evaluate more of them"
-            )
+        _check_count(min(count, int(self.real_features_num_samples)), "a Frechet distance")
         return Summary(float(super().compute()), None, count)
 
 
-class _PooledSqueezeNet(nn.Module):
-    """The last feature map of SqueezeNet, averaged over the picture: (B, 512) from uint8 (B, 3, H, W)."""
+class KernelDistance(Metric):
+    """Squared maximum mean discrepancy of features with the kernel (x'y / D + 1)^3, unbiased (Binkowski et al. 2018).
 
-    num_features = 512
+    With "inception" it is KID. Sets of at most `subset_size` are compared whole, larger ones as the mean over
+    `num_subsets` random subsets of that size, drawn from a fixed seed. Being unbiased, it can be negative, and it
+    compares at unequal counts.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        backbone: as in `feature_network`, which also says what is raised.
+        weights_dir: likewise.
+        subset_size: pictures of each set that are compared at a time.
+        num_subsets: subsets drawn from larger sets.
+    """
+
+    pred_features: list[Tensor]
+    target_features: list[Tensor]
+
+    def __init__(
+        self,
+        backbone: str = "inception",
+        *,
+        weights_dir: str | Path | None = None,
+        subset_size: int = 1000,
+        num_subsets: int = 100,
+    ) -> None:
         super().__init__()
-        self.net = SqueezeNetFeatures.from_file(path)
+        self.net = feature_network(backbone, weights_dir)
+        self.report_name = kernel_key(backbone)
+        self.subset_size, self.num_subsets = subset_size, num_subsets
+        self.add_state("pred_features", default=[], dist_reduce_fx="cat")
+        self.add_state("target_features", default=[], dist_reduce_fx="cat")
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.net(image.float() / 255.0)[-1].mean(dim=(2, 3))
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """Adds predictions and true pictures, (B, 3, H, W) in [0, 1] taken as 8-bit; B may differ."""
+        check_pair(pred, target, are_sets=True)
+        net = self.net.to(pred.device)  # other rows share it, maybe on another device
+        self.pred_features.append(net(to_8_bit(pred).to(torch.uint8)))
+        self.target_features.append(net(to_8_bit(target).to(torch.uint8)))
+
+    def compute(self) -> Summary:
+        """The distance and the number of predictions; ValueError for fewer than two pictures of either set."""
+        pred, target = joined(self.pred_features).double(), joined(self.target_features).double()
+        _check_count(min(len(pred), len(target)), "a kernel distance")
+        size = min(self.subset_size, len(pred), len(target))
+        if size == len(pred) == len(target):
+            return Summary(poly_mmd(target, pred).item(), None, len(pred))
+        generator = torch.Generator().manual_seed(0)
+
+        def subset(features: Tensor) -> Tensor:
+            return features[torch.randperm(len(features), generator=generator)[:size]]
+
+        drawn = [poly_mmd(subset(target), subset(pred)) for _ in range(self.num_subsets)]
+        return Summary(torch.stack(drawn).mean().item(), None, len(pred))
+
+
+def _check_count(count: int, what: str) -> None:
+    if count < 2:
+        raise ValueError(f"{what} got {count} pictures, expected at least 2; evaluate more of them")

@@ -1,8 +1,10 @@
 """Metrics that keep one value per image, so that a result is a mean, a spread over images and a count."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
+from scipy.stats import bootstrap
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
@@ -11,24 +13,46 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 # 256-pixel picture is 101 dB.
 _PSNR_CEILING_DB = 100.0
 _SSIM_WINDOW_PX = 11
+_BOOTSTRAP_NUMBERS = 2**21  # drawn at a time
 
 
 class Summary(NamedTuple):
     """A metric over a set of images.
 
-    `std` is the sample standard deviation over images; None where a value belongs to the whole set, or to one image.
+    `std` is the sample standard deviation over images, `interval` the 95 % percentile bootstrap of the mean over
+    images (low, high); None where a value belongs to the whole set, or to fewer than two images, and the interval where
+    a value is not finite.
     """
 
     mean: float
     std: float | None
     count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody needs here
+    interval: tuple[float, float] | None = None
 
 
 def summarize(values: Tensor) -> Summary:
     """Summarizes one value per image, (N,); without images the mean is NaN and the count 0."""
     values = values.flatten().double().cpu()
-    std = values.std(correction=1).item() if values.numel() > 1 else None
-    return Summary(values.mean().item(), std, values.numel())
+    count = values.numel()
+    std = values.std(correction=1).item() if count > 1 else None
+    interval = bootstrap_interval(values) if count > 1 and values.isfinite().all() else None
+    return Summary(values.mean().item(), std, count, interval)
+
+
+def bootstrap_interval(values: Tensor, *, num_resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of the mean of values (N,), N at least 2 (Efron 1979).
+
+    The same values in the same order and the same seed give the same interval; at most about 64 MiB are in use.
+    """
+    drawn = bootstrap(
+        (values.double().cpu().numpy(),),
+        np.mean,
+        n_resamples=num_resamples,
+        batch=max(1, _BOOTSTRAP_NUMBERS // values.numel()),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
 
 def to_8_bit(image: Tensor) -> Tensor:
@@ -36,9 +60,10 @@ def to_8_bit(image: Tensor) -> Tensor:
     return image.float().clamp(0.0, 1.0).mul(255.0).round()
 
 
-def check_pair(pred: Tensor, target: Tensor) -> None:
-    """Raises ValueError unless both are (B, 3, H, W) of one shape."""
-    if pred.shape != target.shape or pred.ndim != 4 or pred.shape[1] != 3:
+def check_pair(pred: Tensor, target: Tensor, *, are_sets: bool = False) -> None:
+    """Raises ValueError unless both are (B, 3, H, W) of one shape; of sets B may differ."""
+    shapes = [picture.shape[are_sets:] for picture in (pred, target)]
+    if shapes[0] != shapes[1] or pred.ndim != 4 or pred.shape[1] != 3:
         raise ValueError(
             f"an image metric got pred {tuple(pred.shape)} and target {tuple(target.shape)}, expected one shape "
             "(B, 3, H, W); bring both to one size first, for example with the protocol's size_px"
@@ -46,9 +71,35 @@ def check_pair(pred: Tensor, target: Tensor) -> None:
 
 
 class PerImageMetric(Metric):
-    """Base: `update(pred, target)` stores `per_image(pred, target)`, one value per image; DDP gathers them all.
+    """Base: `update` calls `keep` with one value per image, and DDP gathers them all; NaN is a value undefined.
 
-    Subclasses define `per_image`, which takes images (B, 3, H, W) in [0, 1] and returns (B,).
+    Undefined values are in no mean and no count only where the subclass sets `leaves_out_undefined`.
+    """
+
+    full_state_update = False
+    leaves_out_undefined: ClassVar[bool] = False
+    values: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("values", default=[], dist_reduce_fx="cat")
+
+    def keep(self, values: Tensor) -> None:
+        """Stores one value per image, (B,)."""
+        self.values.append(values.float())
+
+    def all_values(self) -> Tensor:
+        """One value per image seen so far, (N,); those of all processes inside `compute`."""
+        return joined(self.values)
+
+    def compute(self) -> Summary:
+        """Mean, spread and count over all images seen by all processes."""
+        values = self.all_values()
+        return summarize(values[~values.isnan()] if self.leaves_out_undefined else values)
+
+
+class PicturePairMetric(PerImageMetric):
+    """Base: `update(pred, target)` stores `per_image(pred, target)`.
 
     Example:
         >>> metric = Psnr()
@@ -57,63 +108,54 @@ class PerImageMetric(Metric):
         (14.0, 2)
     """
 
-    is_differentiable = False
-    full_state_update = False
-    values: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("values", default=[], dist_reduce_fx="cat")
-
     def per_image(self, pred: Tensor, target: Tensor) -> Tensor:
-        """One value per image, (B,)."""
+        """One value per image, (B,), of images (B, 3, H, W) in [0, 1]."""
         raise NotImplementedError(f"{type(self).__name__} must define per_image(pred, target) -> (B,)")
 
-    @torch.no_grad()
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Adds a batch of image pairs (B, 3, H, W) in [0, 1]."""
         check_pair(pred, target)
-        self.values.append(self.per_image(pred, target).float())
-
-    def compute(self) -> Summary:
-        """Mean, spread and count over all images seen by all processes."""
-        return summarize(all_values(self.values))
+        self.keep(self.per_image(pred, target))
 
 
-def all_values(state: list[Tensor] | Tensor) -> Tensor:
+def joined(state: list[Tensor] | Tensor) -> Tensor:
     """A list state as one tensor; synchronized states arrive already joined, empty ones as an empty list."""
     if isinstance(state, Tensor):
         return state
     return torch.cat(state) if state else torch.empty(0)
 
 
-class Psnr(PerImageMetric):
-    """PSNR in dB on 8-bit pictures, over all pixels and channels of each image; at most 100."""
-
-    higher_is_better = True
+class Psnr(PicturePairMetric):
+    """PSNR on 8-bit pictures, see `psnr`."""
 
     def per_image(self, pred: Tensor, target: Tensor) -> Tensor:
-        """PSNR of each pair, (B,)."""
-        psnr = peak_signal_noise_ratio(
-            to_8_bit(pred), to_8_bit(target), data_range=255.0, dim=(1, 2, 3), reduction="none"
-        )
-        return psnr.clamp(max=_PSNR_CEILING_DB)
+        return psnr(to_8_bit(pred), to_8_bit(target))
 
 
-class Ssim(PerImageMetric):
-    """SSIM (Wang et al. 2004: Gaussian window of 11, sigma 1.5) on 8-bit pictures, mean over R, G and B."""
-
-    higher_is_better = True
+class Ssim(PicturePairMetric):
+    """SSIM on 8-bit pictures, mean over R, G and B, see `structural_similarity`."""
 
     def per_image(self, pred: Tensor, target: Tensor) -> Tensor:
-        """SSIM of each pair, (B,)."""
-        if min(pred.shape[-2:]) < _SSIM_WINDOW_PX:
-            raise ValueError(
-                f"SSIM got images of {pred.shape[-2]} x {pred.shape[-1]} pixels, expected at least "
-                f"{_SSIM_WINDOW_PX} on each side; evaluate at a larger size_px"
-            )
-        ssim = structural_similarity_index_measure(
-            to_8_bit(pred), to_8_bit(target), data_range=255.0, reduction="none"
+        return structural_similarity(to_8_bit(pred), to_8_bit(target))
+
+
+def psnr(pred: Tensor, target: Tensor) -> Tensor:
+    """PSNR in dB over all pixels and channels, at most 100, (B,), of pictures (B, C, H, W) in 0..255."""
+    values = peak_signal_noise_ratio(pred, target, data_range=255.0, dim=(1, 2, 3), reduction="none")
+    return values.clamp(max=_PSNR_CEILING_DB)
+
+
+def structural_similarity(pred: Tensor, target: Tensor) -> Tensor:
+    """SSIM (Wang et al. 2004: Gaussian window of 11, sigma 1.5), (B,), of pictures (B, C, H, W) in 0..255.
+
+    Raises:
+        ValueError: if they are smaller than the window.
+    """
+    if min(pred.shape[-2:]) < _SSIM_WINDOW_PX:
+        raise ValueError(
+            f"SSIM got images of {pred.shape[-2]} x {pred.shape[-1]} pixels, expected at least "
+            f"{_SSIM_WINDOW_PX} on each side; evaluate at a larger size_px"
         )
-        assert isinstance(ssim, Tensor)
-        return ssim.reshape(len(pred))
+    ssim = structural_similarity_index_measure(pred, target, data_range=255.0, reduction="none")
+    assert isinstance(ssim, Tensor)
+    return ssim.reshape(len(pred))

@@ -1,40 +1,84 @@
 """Perceptual distances of picture pairs from the features of pretrained networks."""
 
+import re
+from functools import lru_cache
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchmetrics.functional.image.lpips import _LPIPS
 from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
-from metrics.per_image import PerImageMetric, to_8_bit
-from metrics.weights import LpipsNet, lpips_backbone, squeezenet_weights, tensors_alone
-from networks.squeezenet import SqueezeNetFeatures
+from metrics.backbones import squeezenet
+from metrics.per_image import PerImageMetric, PicturePairMetric, to_8_bit
+from metrics.weights import LpipsNet, find_weights, lpips_backbone, tensors_alone
+from networks.perceptual import FeatureDistance
 
 
-class Lpips(PerImageMetric):
-    """LPIPS (Zhang et al. 2018, version 0.1) on 8-bit pictures through torchmetrics, one value per image.
+class LpipsMetric(PerImageMetric):
+    """Base of metrics by LPIPS (Zhang et al. 2018, version 0.1) on 8-bit pictures, through torchmetrics.
 
     Args:
         net: backbone, "alex" (the authors' choice for comparing methods), "vgg" or "squeeze".
+        weights_dir: folder that may hold lpips_NET_v0.1.safetensors (the backbone's features and the heads); without
+            such a file the backbone is taken from torch.hub's cache.
 
     Raises:
-        MissingWeightsError: if the backbone is not in torch.hub's cache; nothing is downloaded.
+        MissingWeightsError: if neither place has the backbone; nothing is downloaded.
+        ValueError: if the file holds other weights.
     """
 
-    higher_is_better = False
-
-    def __init__(self, net: LpipsNet = "alex") -> None:
+    def __init__(self, net: LpipsNet = "alex", *, weights_dir: str | Path | None = None) -> None:
         super().__init__()
-        with tensors_alone(lpips_backbone(net)):
-            self.net = LearnedPerceptualImagePatchSimilarity(net_type=net).net
+        self.net = lpips_network(net, weights_dir)
 
     def per_image(self, pred: Tensor, target: Tensor) -> Tensor:
         """LPIPS of each pair, (B,)."""
-        return self.net(to_8_bit(pred) / 255.0, to_8_bit(target) / 255.0, normalize=True).reshape(len(pred))
+        net = self.net.to(pred.device)  # other rows share it, maybe on another device
+        return net(to_8_bit(pred) / 255.0, to_8_bit(target) / 255.0, normalize=True).reshape(len(pred))
 
 
-class SqueezeNetDistance(PerImageMetric):
+class Lpips(LpipsMetric, PicturePairMetric):
+    """LPIPS of each result and its truth; arguments as `LpipsMetric`."""
+
+
+def lpips_network(net: LpipsNet, weights_dir: str | Path | None = None) -> nn.Module:
+    """LPIPS of two pictures (B, 3, H, W), in [0, 1] with normalize=True: (B, 1, 1, 1); frozen.
+
+    The same weights give the same network again. Raises: as `LpipsMetric`.
+    """
+    file = find_weights(weights_dir, f"lpips_{net}_v0.1.safetensors")
+    return _from_hub(net, lpips_backbone(net)) if file is None else _from_file(net, file)
+
+
+@lru_cache(maxsize=1)
+def _from_hub(net: LpipsNet, backbone: Path) -> nn.Module:
+    with tensors_alone(backbone):
+        return LearnedPerceptualImagePatchSimilarity(net_type=net).net
+
+
+@lru_cache(maxsize=1)
+def _from_file(net: LpipsNet, file: Path) -> nn.Module:
+    # No public class of torchmetrics builds the network without fetching torchvision's whole classifier.
+    network = _LPIPS(pretrained=False, pnet_rand=True, net=net)
+    # features.3.weight is net.slice2.3.weight or net.slices.1.3.weight there; the heads are listed twice.
+    names = {
+        re.sub(r"^net\.(slice\d+|slices\.\d+)\.", "features.", name): name for name in network.state_dict()
+    }
+    state = load_file(file)
+    missing = {
+        key for key in names if key.startswith(("features.", "lin")) and not key.startswith("lins.")
+    } - set(state)
+    if missing or not set(state) <= set(names):
+        raise ValueError(
+            f"{file} does not hold LPIPS on {net}: missing {sorted(missing)[:3]}, "
+            f"unexpected {sorted(set(state) - set(names))[:3]}"
+        )
+    network.load_state_dict({names[key]: value.float() for key, value in state.items()}, strict=False)
+    return network
+
+
+class SqueezeNetDistance(PicturePairMetric):
     """Mean squared distance of unit-length SqueezeNet features, averaged over positions and summed over depths.
 
     LPIPS without its learned weights, on the Caffe SqueezeNet: to be reported as feature_distance_squeezenet, and
@@ -47,14 +91,11 @@ class SqueezeNetDistance(PerImageMetric):
         MissingWeightsError: if the folder is None or holds none.
     """
 
-    higher_is_better = False
-
     def __init__(self, weights_dir: str | Path | None) -> None:
         super().__init__()
-        self.net = SqueezeNetFeatures.from_file(squeezenet_weights(weights_dir))
+        self.distance = FeatureDistance(squeezenet(weights_dir))
 
     def per_image(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Distance of each pair, (B,)."""
-        maps = zip(self.net(to_8_bit(pred) / 255.0), self.net(to_8_bit(target) / 255.0), strict=True)
-        squares = [(normalize(a, dim=1) - normalize(b, dim=1)).square().sum(dim=1) for a, b in maps]
-        return torch.stack([square.mean(dim=(1, 2)) for square in squares]).sum(dim=0)
+        distance = self.distance.to(pred.device)
+        # Four depths, over which the network's distance is the mean.
+        return 4.0 * distance(to_8_bit(pred) / 255.0, to_8_bit(target) / 255.0)

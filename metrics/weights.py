@@ -48,56 +48,40 @@ def tensors_alone(path: Path) -> Iterator[None]:
 
 
 def inception_weights() -> Path:
-    """Returns the path of FID's Inception weights.
-
-    Raises:
-        MissingWeightsError: if torch.hub's cache does not hold them.
-    """
-    return _cached(
-        _INCEPTION_FILE,
-        "FID's Inception weights",
-        "on a machine with network run python -c 'from torchmetrics.image.fid import FrechetInceptionDistance as F; "
-        "F()' and copy the file there",
-    )
+    """FID's Inception weights in torch.hub's cache; MissingWeightsError if they are not there."""
+    code = "from torchmetrics.image.fid import FrechetInceptionDistance as F; F()"
+    return _cached(_INCEPTION_FILE, "FID's Inception weights", code)
 
 
 def lpips_backbone(net: LpipsNet) -> Path:
-    """Returns the path of an LPIPS backbone (torchvision's ImageNet weights).
-
-    Raises:
-        MissingWeightsError: if torch.hub's cache does not hold them.
-        ValueError: if the name is unknown.
-    """
-    if net not in _LPIPS_FILES:
-        raise ValueError(f"LPIPS got net={net!r}, expected one of {', '.join(_LPIPS_FILES)}")
-    return _cached(
-        _LPIPS_FILES[net],
-        f"the {net} backbone of LPIPS",
-        "on a machine with network run python -c 'from torchmetrics.image import "
-        f'LearnedPerceptualImagePatchSimilarity as L; L("{net}")\' and copy the file there',
-    )
+    """LPIPS's backbone, torchvision's ImageNet weights, in torch.hub's cache; MissingWeightsError if not there."""
+    code = f'from torchmetrics.image import LearnedPerceptualImagePatchSimilarity as L; L("{net}")'
+    other = f"; or set weights_dir to a folder with lpips_{net}_v0.1.safetensors"
+    return _cached(_LPIPS_FILES[net], f"the {net} backbone of LPIPS", code, other)
 
 
-def squeezenet_weights(weights_dir: str | Path | None) -> Path:
-    """Returns the SqueezeNet 1.1 (Caffe) state dict in a folder or its subfolders.
-
-    Raises:
-        MissingWeightsError: if no folder is given or no file squeezenet1_1*.pth is inside.
-    """
-    if weights_dir is None:
-        raise MissingWeightsError(
-            "no folder of SqueezeNet weights was given: set weights_dir to one that holds squeezenet1_1*.pth"
-        )
-    found = sorted(Path(weights_dir).rglob("squeezenet1_1*.pth"))
-    if not found:
-        raise MissingWeightsError(
-            f"{weights_dir} holds no squeezenet1_1*.pth: set weights_dir to the folder with the SqueezeNet weights"
-        )
-    return found[0]
-
-
-def _cached(file_name: str, what: str, remedy: str) -> Path:
+def _cached(file_name: str, what: str, code: str, other: str = "") -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / file_name
     if not path.is_file():
-        raise MissingWeightsError(f"{what} ({file_name}) are not in {path.parent}: {remedy}")
+        raise MissingWeightsError(
+            f"{what} ({file_name}) are not in {path.parent}: on a machine with network run python -c '{code}' and copy "
+            f"the file there{other}"
+        )
     return path
+
+
+def find_weights(folder: str | Path | None, *patterns: str) -> Path | None:
+    """The first file below a folder that matches a pattern, the patterns in order; None without one."""
+    if folder is None:
+        return None
+    return next((file for pattern in patterns for file in sorted(Path(folder).rglob(pattern))), None)
+
+
+def weights_in(folder: str | Path | None, what: str, *patterns: str) -> Path:
+    """As `find_weights`, but raises MissingWeightsError, which says `what` is missing, instead of returning None."""
+    found = find_weights(folder, *patterns)
+    if found is None:
+        raise MissingWeightsError(
+            f"{folder or 'weights_dir=null'} holds no {patterns[0]}: set weights_dir to the folder with {what}"
+        )
+    return found

@@ -1,6 +1,5 @@
 """The parts of a latent diffusion model, new or from any folder in Stable Diffusion's layout."""
 
-import json
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,7 +18,7 @@ class LatentDiffusionParts(nn.Module):
 
     Args:
         unet: diffusers' UNet2DConditionModel.
-        vae: diffusers' AutoencoderKL or AutoencoderTiny.
+        vae: diffusers' AutoencoderKL or AutoencoderTiny; None for a model of pixels.
         scheduler: a diffusers scheduler whose config names the noise schedule and the prediction.
         text_encoder: None for an unconditional model (a U-Net without cross-attention blocks).
 
@@ -31,12 +30,12 @@ class LatentDiffusionParts(nn.Module):
         self,
         *,
         unet: UNet2DConditionModel,
-        vae: AutoencoderKL | AutoencoderTiny,
+        vae: AutoencoderKL | AutoencoderTiny | None,
         scheduler: SchedulerMixin,
         text_encoder: TextEncoder | None = None,
     ) -> None:
         super().__init__()
-        if unet.config.in_channels != vae.config.latent_channels:
+        if vae is not None and unet.config.in_channels != vae.config.latent_channels:
             raise ValueError(
                 f"the U-Net takes {unet.config.in_channels} latent channels but the autoencoder makes "
                 f"{vae.config.latent_channels}; set module.parts.unet.in_channels and out_channels to the latter"
@@ -47,7 +46,7 @@ class LatentDiffusionParts(nn.Module):
                 f"{text_encoder.width}; set module.parts.unet.cross_attention_dim to the latter"
             )
         self.unet, self.text_encoder = unet, text_encoder
-        self.vae: AutoencoderKL | AutoencoderTiny = vae
+        self.vae: AutoencoderKL | AutoencoderTiny | None = vae
         self.scheduler = scheduler
 
     @classmethod
@@ -83,17 +82,23 @@ class LatentDiffusionParts(nn.Module):
             text_encoder = TextEncoder.from_folder(source, **options) if with_text else None
         except (OSError, ValueError, UnpicklingError) as error:
             raise _not_loaded(source, error, allow_pickle) from error
+        if local.is_dir() and not (local / "vae").is_dir() and unet.config.in_channels == 3:  # of pixels
+            return cls(unet=unet, vae=None, scheduler=scheduler, text_encoder=text_encoder)
         vae = load_vae(source, revision=revision, allow_pickle=allow_pickle)
         _check_input(source, unet, vae.config.latent_channels)
         return cls(unet=unet, vae=vae, scheduler=scheduler, text_encoder=text_encoder)
 
-    def save(self, folder: Path, scheduler: SchedulerMixin | None = None) -> None:
-        """Writes every part as from_pretrained of diffusers reads it, with the given scheduler instead of its own."""
-        self.unet.save_pretrained(folder / "unet")
-        self.vae.save_pretrained(folder / "vae")
-        (scheduler or self.scheduler).save_pretrained(folder / "scheduler")
-        if self.text_encoder is not None:
-            self.text_encoder.save(folder)
+    def named(self) -> dict[str, Any]:
+        """What a folder in Stable Diffusion's layout holds, by the name of its subfolder, but for the scheduler."""
+        text = self.text_encoder
+        parts = {"unet": self.unet, "vae": self.vae}
+        parts |= {} if text is None else {"text_encoder": text.model, "tokenizer": text.tokenizer}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def save(self, folder: Path) -> None:
+        """Writes every part as from_pretrained of diffusers reads it."""
+        for name, part in (self.named() | {"scheduler": self.scheduler}).items():
+            part.save_pretrained(folder / name)
 
 
 def _check_input(source: str, unet: UNet2DConditionModel, num_channels: int) -> None:
@@ -172,22 +177,6 @@ def _pickled_parts(folder: Path) -> list[str]:
         if not any(part.glob("*.safetensors")):
             found += [p for suffix in ("bin", "pt", "pth", "ckpt") for p in sorted(part.glob(f"*.{suffix}"))]
     return [str(p.relative_to(folder)) for p in found]
-
-
-def write_model_index(folder: Path, pipeline: str, parts: dict[str, tuple[str | None, str | None]]) -> None:
-    """Writes model_index.json, by which diffusers finds the class of each part."""
-    import diffusers
-
-    index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
-    absent = {
-        "safety_checker": [None, None],
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-    }
-    index |= (
-        absent | {name: list(where) for name, where in parts.items()} | {"requires_safety_checker": False}
-    )
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def to_dtype(name: str) -> torch.dtype:

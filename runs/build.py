@@ -4,44 +4,41 @@ A config is data: no `_target_` in it may reach anything but the classes named h
 (the command line, a sweep's server, the config.yaml of somebody else's run).
 """
 
-import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from runs.choices import nearest
-from runs.signatures import classes, classmethods, definition, modules
 
-OWN_ROOMS = ("callbacks.", "datamodules.", "diffusion.", "lightning_modules.", "metrics.", "networks.")
+ROOT = Path(__file__).parents[1]
+OWN_ROOMS = (
+    "callbacks.",
+    "datamodules.",
+    "diffusion.",
+    "lightning_modules.",
+    "metrics.",
+    "networks.",
+    "reliability.",
+)
 OWN_FUNCTIONS = {"networks.latent_diffusion_parts.load_vae"}
-ALLOWED = {
-    "diffusers.DDIMScheduler",
-    "diffusers.AutoencoderKL",
-    "diffusers.ControlNetModel",
-    "diffusers.UNet2DConditionModel",
-    "diffusers.UNet2DModel",
-    "lightning.pytorch.Trainer",
-    "lightning.pytorch.callbacks.DeviceStatsMonitor",
-    "lightning.pytorch.callbacks.EarlyStopping",
-    "lightning.pytorch.callbacks.LearningRateMonitor",
-    "lightning.pytorch.callbacks.RichProgressBar",
-    "lightning.pytorch.callbacks.TQDMProgressBar",
-    "lightning.pytorch.loggers.CSVLogger",
-    "lightning.pytorch.loggers.WandbLogger",
-    "lightning.pytorch.profilers.AdvancedProfiler",
-    "lightning.pytorch.profilers.PyTorchProfiler",
-    "lightning.pytorch.profilers.SimpleProfiler",
-    "lightning.pytorch.strategies.DDPStrategy",
-    "lightning.pytorch.strategies.FSDPStrategy",
-    "timm.create_model",
-    "torch.optim.Adam",
-    "torch.optim.AdamW",
-    "torch.optim.SGD",
+_OTHERS = {
+    "diffusers": "DDIMScheduler AutoencoderKL ControlNetModel UNet2DConditionModel UNet2DModel",
+    "lightning.pytorch": "Trainer",
+    "lightning.pytorch.callbacks": "DeviceStatsMonitor EarlyStopping LearningRateMonitor RichProgressBar TQDMProgressBar",
+    "lightning.pytorch.loggers": "CSVLogger WandbLogger",
+    "lightning.pytorch.profilers": "AdvancedProfiler PyTorchProfiler SimpleProfiler",
+    "lightning.pytorch.strategies": "DDPStrategy FSDPStrategy",
+    "timm": "create_model",
+    "torch.optim": "Adam AdamW SGD",
 }
+ALLOWED = {f"{module}.{name}" for module, names in _OTHERS.items() for name in names.split()}
 # What each part of a config may be, by the start of its target.
 ROLES = {
     "module": ("lightning_modules.",),
     "datamodule": ("datamodules.",),
     "trainer": ("lightning.pytorch.Trainer",),
-    "callbacks.*": ("callbacks.", "lightning.pytorch.callbacks."),
+    "callbacks.*": ("callbacks.", "reliability.", "lightning.pytorch.callbacks."),
     "logger.*": ("callbacks.", "lightning.pytorch.loggers."),
 }
 # Hydra's other special keys have no use here; _args_ would pass by the check of argument names.
@@ -74,38 +71,57 @@ def check_plain(node: Any, path: str) -> None:
 def check_targets(node: Any, path: str) -> None:
     """Refuses every `_target_` in a plain `node`, however deep, that is not on the allow-list.
 
+    What can be refused by its name alone is refused before anything is imported.
+
     Raises:
         ValueError: with the config path of the target, or of another special key of Hydra's.
     """
+    found_nodes = list(nodes(node, path))
+    for found, where in found_nodes:
+        if "_target_" in found:
+            _check_name(found["_target_"], _key(where))
+        _check_special_keys(found, where)
+    for found, where in found_nodes:
+        if "_target_" in found:
+            _check_class(found["_target_"], where)
+
+
+def nodes(node: Any, path: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The dicts in plain values with their config paths, the outer ones first."""
     if isinstance(node, dict):
-        if "_target_" in node:
-            _check_target(node["_target_"], path)
-        _check_special_keys(node, path)
+        yield node, path
         for key, value in node.items():
-            check_targets(value, f"{path}.{key}" if path else str(key))
+            yield from nodes(value, f"{path}.{key}" if path else str(key))
     elif isinstance(node, list):
         for index, value in enumerate(node):
-            check_targets(value, f"{path}[{index}]")
+            yield from nodes(value, f"{path}[{index}]")
 
 
-def _check_target(target: Any, path: str) -> None:
-    key = f"{path}._target_" if path else "_target_"
+def _check_name(target: Any, key: str) -> None:
     if not isinstance(target, str):
         raise ValueError(f"{key} is {_shown(target)}, expected the name of a class")
-    if target.startswith(OWN_ROOMS):
-        if not _is_own(target):
-            raise ValueError(
-                f"{key} is {_shown(target)}, which is no class that this project defines"
-                f"{nearest(target, _own_names(target))}"
-            )
-    elif target not in ALLOWED:
+    if not target.startswith(OWN_ROOMS) and target not in ALLOWED:
         raise ValueError(
             f"{key} is {_shown(target)}, which is not among the classes this project builds; use a class of its "
             f"own packages or one listed in runs/build.py{nearest(target, ALLOWED)}"
         )
+
+
+def _check_class(target: str, path: str) -> None:
+    if target not in ALLOWED and located(target) is None:
+        raise ValueError(
+            f"{_key(path)} is {_shown(target)}, which is no class that this project defines"
+            f"{nearest(target, _own_names(target))}"
+        )
     wanted = ROLES.get(path) or ROLES.get(f"{path.partition('.')[0]}.*" if path.count(".") == 1 else "")
     if wanted and not target.startswith(wanted):
-        raise ValueError(f"{key} is {_shown(target)}, expected one that starts with {' or '.join(wanted)}")
+        raise ValueError(
+            f"{_key(path)} is {_shown(target)}, expected one that starts with {' or '.join(wanted)}"
+        )
+
+
+def _key(path: str) -> str:
+    return f"{path}._target_" if path else "_target_"
 
 
 def _check_special_keys(node: dict[str, Any], path: str) -> None:
@@ -116,30 +132,52 @@ def _check_special_keys(node: dict[str, Any], path: str) -> None:
         raise ValueError(f"{path}._partial_ is {_shown(node['_partial_'])}, expected true or false")
 
 
-def _is_own(target: str) -> bool:
-    """Whether the text of our files makes it a public class, or a classmethod that such a class itself has.
+def located(target: str) -> Any | None:
+    """The class, classmethod or function that an allowed target names, imported; None if it is not allowed.
 
-    Hydra walks attributes, so that `callbacks.checkpoints.torch.load` would be found too.
+    Of our rooms these are a public class that stands in them, also where a file of theirs has imported it, and a
+    classmethod that such a class itself has. Nothing but our own file is imported to find out: Hydra walks
+    attributes, so that `callbacks.wandb_logger.yaml.unsafe_load` would be found too.
     """
-    if target in OWN_FUNCTIONS:
-        return True
+    if target in ALLOWED | OWN_FUNCTIONS:
+        module, _, name = target.rpartition(".")
+        return getattr(importlib.import_module(module), name)
+    if not _file_exists(target):
+        return None
+    room, file, name, *method = target.split(".")
+    found = vars(importlib.import_module(f"{room}.{file}")).get(name)
+    if not (isinstance(found, type) and found.__module__.startswith(OWN_ROOMS)):
+        return None
+    if not method:
+        return found
+    return getattr(found, method[0]) if isinstance(vars(found).get(method[0]), classmethod) else None
+
+
+def _file_exists(target: str) -> bool:
+    """Whether a target is ROOM.FILE.CLASS or ROOM.FILE.CLASS.METHOD, in public names, and we have that file."""
     parts = target.split(".")
-    plain = all(p.isidentifier() and p.isascii() and not p.startswith("_") for p in parts)
-    if not plain or len(parts) not in (3, 4):
-        return False
-    room, file, name, *method = parts
-    module, node = definition(f"{room}.{file}", name) or ("", None)
-    if not (module.startswith(OWN_ROOMS) and isinstance(node, ast.ClassDef)):
-        return False
-    return not method or method[0] in classmethods(node)
+    public = all(part.isidentifier() and part.isascii() and not part.startswith("_") for part in parts)
+    is_ours = public and len(parts) in (3, 4) and f"{parts[0]}." in OWN_ROOMS
+    return is_ours and (ROOT / parts[0] / f"{parts[1]}.py").is_file()
+
+
+def own_classes(module: str) -> list[str]:
+    """Full names of the public classes and functions that a module of ours may be asked for."""
+    found = vars(importlib.import_module(module))
+    classes = [
+        name for name, value in found.items() if isinstance(value, type) and value.__module__ == module
+    ]
+    return [f"{module}.{name}" for name in classes if name[0] != "_"] + [
+        name for name in OWN_FUNCTIONS if name.rpartition(".")[0] == module
+    ]
 
 
 def _own_names(target: str) -> list[str]:
     """What the file of a target offers, or the files of its room."""
-    room, _, rest = target.partition(".")
-    module = f"{room}.{rest.partition('.')[0]}"
-    functions = [name for name in OWN_FUNCTIONS if name.startswith(f"{module}.")]
-    return [*(f"{module}.{name}" for name in classes(module)), *functions] or modules(room)
+    room, file, *_ = [*target.split("."), ""]
+    if _file_exists(f"{room}.{file}.Any"):
+        return own_classes(f"{room}.{file}")
+    return [f"{room}.{path.stem}" for path in sorted((ROOT / room).glob("[!_]*.py"))]
 
 
 def _shown(value: Any) -> str:

@@ -57,7 +57,7 @@ def train_keys() -> list[str]:
 def nearest(name: str, names: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or the choices if none is near."""
     names = sorted(names)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.65)
     if near:
         return "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
     choices = ", ".join(names)
@@ -76,6 +76,13 @@ def nearest_key(key: str, keys: Iterable[str]) -> str:
     if elsewhere:
         return "; did you mean " + " or ".join(f"'{k}'" for k in elsewhere[:3]) + "?"
     return nearest(key, siblings.values() if siblings else keys)
+
+
+def is_typo(key: str, keys: Iterable[str]) -> bool:
+    """Whether one letter or two make a dotted key one of its siblings, so that nobody need look further."""
+    parent, _, name = key.rpartition(".")
+    siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == parent]
+    return bool(difflib.get_close_matches(name, siblings, cutoff=0.88))
 
 
 def help_text() -> str:

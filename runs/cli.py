@@ -12,15 +12,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from reliability.main_process import RUN_DIR_VARIABLE, is_main_process, process_number
+from reliability.stop_signals import EXIT_CTRL_C
 from runs.config import resolved, with_run_dir
-from runs.folder import RUN_DIR_VARIABLE, is_main_process, process_number
 from runs.messages import sentence
 from runs.resume import Job, check_processes, new_job, resume_request, resumed_job
 from runs.sweep import Outcome, check_single_process, report_failure, table
 
 # ValueError and OSError are what our code raises for what a user can mend.
 USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
-EXIT_CTRL_C = 130
 
 
 def run_door(main: Callable[[], None]) -> None:
@@ -114,7 +114,10 @@ class Launch:
         loss, status = None, "finished"
         try:
             plain = _placed(config)
-            _refuse_several_processes(plain)
+            try:
+                check_single_process(plain)
+            except ValueError as error:  # each job would be refused alike
+                sys.exit(f"error: {error}")
             from runs.training import train
 
             loss = train(new_job(plain)).get("val/loss")
@@ -124,14 +127,6 @@ class Launch:
             status = report_failure(error, number, overrides, expected=False)
         self.outcomes.append(Outcome(number, overrides, status, loss))
         return float("nan") if loss is None else loss
-
-
-def _refuse_several_processes(config: dict[str, Any]) -> None:
-    """Ends the whole sweep at once: each job would be refused alike."""
-    try:
-        check_single_process(config)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
 
 
 def _placed(config: DictConfig) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From Hydra's config or a run folder's config.yaml to checked plain values."""
 
 import functools
+import json
 import secrets
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from runs.build import check_plain
-from runs.choices import groups, nearest_key, options
+from runs.choices import groups, is_typo, nearest_key, options
+from runs.moved import upgraded
 from runs.schema import accepts, check_config
 
 
@@ -62,6 +64,11 @@ def with_run_dir(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     return moved(config)
 
 
+def comparable_text(config: dict[str, Any]) -> str:
+    """The config as JSON, the same wherever the run folder lies."""
+    return json.dumps(with_run_dir(config, Path("/run")), sort_keys=True)
+
+
 def load_config(run_dir: Path) -> dict[str, Any]:
     """The saved config of a run, with its paths moved if the folder was.
 
@@ -81,7 +88,7 @@ def load_config(run_dir: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A saved config as plain values. It may come from anybody: nothing in it is resolved or built here.
+    """A saved config as plain values, with today's names. It may come from anybody: nothing in it is resolved or built.
 
     Raises:
         ValueError: the file is damaged, or holds interpolations or objects.
@@ -97,7 +104,7 @@ def read_config(path: Path) -> dict[str, Any]:
         check_plain(config, "")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return config
+    return upgraded(config)
 
 
 def override(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -126,8 +133,9 @@ def _apply(changed: DictConfig, change: Override, config: dict[str, Any]) -> Non
         raise ValueError(
             f"{change.input_line} chooses a group, but a saved run keeps its own; change single keys such as trainer.max_steps=2000"
         )
-    if not change.is_add() and not accepts(config, key) and key not in dotted_keys(config):
-        raise ValueError(f"unknown key '{key}'{nearest_key(key, dotted_keys(config))}")
+    keys = dotted_keys(config)
+    if not change.is_add() and key not in keys and (is_typo(key, keys) or not accepts(config, key)):
+        raise ValueError(f"unknown key '{key}'{nearest_key(key, keys)}")
     OmegaConf.update(changed, key, change.value(), merge=True, force_add=True)
 
 

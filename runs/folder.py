@@ -14,33 +14,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from datamodules.atomic_files import write_text
+from reliability.main_process import RUN_DIR_VARIABLE, is_main_process
+from reliability.stop_signals import EXIT_CTRL_C, EXIT_SIGTERM
 from runs.logs import log_error_to_file, run_log
 
 log = logging.getLogger(__name__)
 
-RUN_DIR_VARIABLE = "TRANSLATION_RUN_DIR"  # tells the processes that DDP starts where the main one writes
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "lightning",
-    "diffusers",
-    "transformers",
-    "timm",
-    "kornia",
-    "hydra-core",
-    "wandb",
-)
-
-
-def is_main_process() -> bool:
-    """Whether this process writes the run folder."""
-    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-    return all(int(os.environ.get(name, "0")) == 0 for name in ranks)
-
-
-def process_number() -> int:
-    """The number of this process in its training, from 0."""
-    return next((int(os.environ[n]) for n in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if n in os.environ), 0)
+PACKAGES = ("torch", "torchvision", "lightning", "diffusers", "transformers", "timm", "kornia", "hydra-core", "wandb")  # fmt: skip
 
 
 def last_checkpoint(run_dir: Path) -> Path:
@@ -50,7 +31,11 @@ def last_checkpoint(run_dir: Path) -> Path:
 
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether a run kept any checkpoint to go on from; a file of another name beside them is none of its own."""
-    names = ("last.ckpt", "previous.ckpt", "best.ckpt")  # what callbacks.checkpoint_io.newest_whole looks at
+    names = (
+        "last.ckpt",
+        "previous.ckpt",
+        "best.ckpt",
+    )  # what reliability.checkpoint_io.newest_whole looks at
     return any((run_dir / "checkpoints" / name).is_file() for name in names)
 
 
@@ -67,13 +52,6 @@ def status(run_dir: Path) -> str:
     """running, finished, stopped: SIGNAL or failed: REASON; empty for a folder without the file."""
     path = run_dir / "status"
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 @contextmanager
@@ -125,17 +103,14 @@ def _held(run_dir: Path) -> Iterator[None]:
     """Holds the folder's lock, which the system frees even after a kill."""
     from filelock import FileLock, Timeout  # 0.1 s to import, which --help need not wait for
 
-    lock = FileLock(run_dir / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(run_dir / ".lock").acquire(timeout=0)
     except Timeout as error:
         raise BlockingIOError(
             f"another process is training in {run_dir}; wait for it or start a new run"
         ) from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def is_held(run_dir: Path) -> bool:
@@ -148,8 +123,8 @@ def is_held(run_dir: Path) -> bool:
 
 
 def _note_failure(run_dir: Path, error: BaseException) -> None:
-    if isinstance(error, SystemExit) and error.code in (130, 143):
-        reason = f"stopped: {'Ctrl-C' if error.code == 130 else 'SIGTERM'}"
+    if isinstance(error, SystemExit) and error.code in (EXIT_CTRL_C, EXIT_SIGTERM):
+        reason = f"stopped: {'Ctrl-C' if error.code == EXIT_CTRL_C else 'SIGTERM'}"
         if has_checkpoint(run_dir):
             log.warning("%s; continue with: python train.py resume=%s", reason, short(run_dir))
         else:
@@ -173,20 +148,21 @@ def short(path: Path) -> str:
 
 def environment() -> dict[str, Any]:
     """Versions and the project's git commit: nothing that names the machine or its user."""
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "packages": versions,
+        "packages": {name: _version(name) for name in PACKAGES},
         "git_commit": _git("rev-parse", "HEAD"),
         "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _git(*arguments: str) -> str | None:

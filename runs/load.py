@@ -1,15 +1,17 @@
-"""The way back: from a run folder, a checkpoint file or a shipped model's name to a module with its weights."""
+"""From a run folder, a checkpoint file, an exported folder or a shipped model's name to a module with its weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ConfigMixin
+from torch import nn
 
-from callbacks.checkpoint_io import read_checkpoint
 from callbacks.ema import average_from_checkpoint
 from lightning_modules.base import TranslationModule
-from runs.build import build
+from reliability.checkpoint_io import read_checkpoint
+from runs.build import build, check_targets, located
 from runs.config import read_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -22,42 +24,53 @@ class Run:
 
     module: TranslationModule
     config: dict[str, Any]
-    source: Path  # run folder, checkpoint file or shipped model
-    num_steps: int | None = None  # optimiser steps that the weights took; None of a shipped model
+    source: Path  # checkpoint file, or folder of an export or a shipped model
+    num_steps: int | None = None  # optimiser steps that the weights took; None of an export
 
 
 def load_run(source: str) -> Run:
     """Rebuilds a run's module and loads its weights, the average (EMA) where the run kept one.
 
     Args:
-        source: run folder (its best checkpoint, else the last), checkpoint file, or a name in pretrained/.
+        source: run folder (its best checkpoint, else the last), checkpoint file, folder that export.py wrote, or a name
+            in pretrained/.
 
     Raises:
-        FileNotFoundError: nothing of that name, or a run without a checkpoint.
-        ValueError: a damaged checkpoint or config, or a checkpoint that does not fit its config.
+        FileNotFoundError: nothing of that name, a run without a checkpoint, or an export without a part that learns.
+        ValueError: a damaged checkpoint or config, or weights that do not fit the config.
     """
-    place = locate(source)
-    config_file = (place.parent.parent if place.is_file() else place) / "config.yaml"
-    if not config_file.is_file():
-        raise FileNotFoundError(
-            f"{config_file} is missing; run= takes the folder that train.py wrote, with its config.yaml"
-        )
-    config = read_config(config_file)
-    node = config.get("module")
-    if not isinstance(node, dict) or not isinstance(config.get("seed"), int):
-        raise ValueError(f"{config_file} is not the config of a run: it has no module or no seed")
+    place, config = _configured(source)
+    node = config["module"]
     # Its weights serve the training loss alone and lie in a file of the user's.
     node = {**node, "perceptual": None} if "perceptual" in node else node
-    module = build(at_home(node), "module", seed=config["seed"])
+    module: TranslationModule = build(resolve_shipped_paths(node), "module", seed=config["seed"])
+    num_steps = None
     if place.is_dir():
-        module.load_export(place)
-        return Run(module.eval(), config, place)
-    num_steps = _load_checkpoint(module, place)
+        load_exported(module, place)
+    else:
+        num_steps = _load_checkpoint(module, place)
+    module.working_px = config.get("datamodule", {}).get("size_px")
     return Run(module.eval(), config, place, num_steps)
 
 
+def module_class(source: str) -> type[TranslationModule]:
+    """The class of a run's module, from its config alone: no weights are read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_run`.
+    """
+    place, config = _configured(source)
+    node = config["module"]
+    check_targets(node, "module")
+    found = located(str(node.get("_target_")))
+    found = getattr(found, "__self__", found)  # a classmethod's class
+    if not (isinstance(found, type) and issubclass(found, TranslationModule)):
+        raise ValueError(f"{place}: module._target_ is {node.get('_target_')}, which is no method")
+    return found
+
+
 def locate(source: str) -> Path:
-    """A checkpoint file, or the folder of a shipped model.
+    """A checkpoint file, or the folder of an export or a shipped model.
 
     Raises:
         FileNotFoundError: neither, with the shipped names.
@@ -73,23 +86,62 @@ def locate(source: str) -> Path:
         raise FileNotFoundError(
             f"run={source}: no such run folder or checkpoint; shipped models are: {names}"
         )
-    if path.resolve().parent == PRETRAINED:
-        return path
     for name in ("best.ckpt", "last.ckpt"):
         if (path / "checkpoints" / name).is_file():
             return path / "checkpoints" / name
+    if any(path.glob("*/*.safetensors")):
+        return path
     raise FileNotFoundError(f"run={source} holds no checkpoints/best.ckpt or last.ckpt; train it first")
 
 
-def at_home(node: Any) -> Any:
+def resolve_shipped_paths(node: Any) -> Any:
     """The config node with relative model paths (`pretrained/NAME`) made to work from any folder."""
     if isinstance(node, dict):
-        return {key: at_home(value) for key, value in node.items()}
+        return {key: resolve_shipped_paths(value) for key, value in node.items()}
     if isinstance(node, list):
-        return [at_home(value) for value in node]
+        return [resolve_shipped_paths(value) for value in node]
     if isinstance(node, str) and node.startswith("pretrained/") and not Path(node).exists():
         return str(REPOSITORY / node)
     return node
+
+
+def load_exported(module: TranslationModule, folder: Path) -> None:
+    """Takes the weights of `module.exported()` from the sub-folders that export.py wrote.
+
+    Raises:
+        FileNotFoundError: a part that learns is missing.
+        ValueError: weights that do not fit.
+    """
+    for name, part in module.exported().items():
+        if not isinstance(part, nn.Module):
+            continue  # a scheduler or a tokenizer, which the config describes
+        if not (folder / name).is_dir():
+            if any(p.requires_grad for p in part.parameters()):
+                raise FileNotFoundError(f"{folder} has no folder {name} with weights; export the run again")
+            continue
+        kind: Any = type(part)
+        loaded = kind.from_pretrained(folder / name, use_safetensors=True)
+        try:
+            part.load_state_dict(loaded.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"{folder / name} does not fit its config.yaml: {error}") from error
+        if isinstance(part, ConfigMixin):  # such as the scale factor of an autoencoder
+            settings = {key: value for key, value in loaded.config.items() if not key.startswith("_")}
+            part.register_to_config(**settings)
+
+
+def _configured(source: str) -> tuple[Path, dict[str, Any]]:
+    """Where a run's weights are, and its config."""
+    place = locate(source)
+    config_file = (place.parent.parent if place.is_file() else place) / "config.yaml"
+    if not config_file.is_file():
+        raise FileNotFoundError(
+            f"{config_file} is missing; run= takes the folder that train.py wrote, with its config.yaml"
+        )
+    config = read_config(config_file)
+    if not isinstance(config.get("module"), dict) or not isinstance(config.get("seed"), int):
+        raise ValueError(f"{config_file} is not the config of a run: it has no module or no seed")
+    return place, config
 
 
 def _load_checkpoint(module: TranslationModule, path: Path) -> int | None:

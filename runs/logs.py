@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOMS = ("callbacks", "color", "datamodules", "diffusion", "lightning_modules", "metrics", "networks", "runs")
+ROOMS = tuple(path.parent.name for path in Path(__file__).parents[1].glob("*/__init__.py"))
 LIBRARIES = ("lightning", "lightning.pytorch", "lightning.fabric")
 NOISE = (
     "Tip:",

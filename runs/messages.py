@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
-from runs.choices import CONF, groups, nearest, nearest_key, options
+from runs.choices import CONF, groups, is_typo, nearest, nearest_key, options
 from runs.config import dotted_keys
 from runs.schema import accepts
 
@@ -41,9 +41,10 @@ def _unknown_option(name: str) -> str:
 
 def _unknown_key(key: str, overrides: list[str]) -> str:
     config = _composed(overrides)
-    if accepts(config, key):
+    keys = [*dotted_keys(config), "experiment"]
+    if not is_typo(key, keys) and accepts(config, key):
         return f"{key} is not set by this config; add it with a plus sign: +{key}=VALUE"
-    return f"unknown key '{key}'{nearest_key(key, [*dotted_keys(config), 'experiment'])}"
+    return f"unknown key '{key}'{nearest_key(key, keys)}"
 
 
 def _composed(overrides: list[str]) -> object:

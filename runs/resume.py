@@ -6,17 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reliability.main_process import RUN_DIR_VARIABLE, is_main_process
 from runs.config import load_config, override, stamp, with_run_dir
-from runs.folder import (
-    RUN_DIR_VARIABLE,
-    has_checkpoint,
-    has_only_beginnings,
-    is_held,
-    is_main_process,
-    last_checkpoint,
-    short,
-    status,
-)
+from runs.folder import has_checkpoint, has_only_beginnings, is_held, last_checkpoint, short, status
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +129,7 @@ def newest_unfinished(config: dict[str, Any]) -> Path | None:
 
     Where there are only ones with another config, a warning names the newest of them; a sweep has them always.
     """
-    others: list[tuple[Path, dict[str, Any]]] = []
+    other: str | None = None
     root = Path(config["run_dir"]).parent
     is_sweep = root.name == stamp()
     if is_sweep:  # outputs/EXPERIMENT/sweeps/STAMP/NUMBER
@@ -152,23 +144,16 @@ def newest_unfinished(config: dict[str, Any]) -> Path | None:
             continue
         if is_held(run_dir):
             continue
-        if _comparable(saved) == _comparable(with_run_dir(config, run_dir)):
+        ours, theirs = _comparable(with_run_dir(config, run_dir)), _comparable(saved)
+        if ours == theirs:
             return run_dir
-        others.append((run_dir, saved))
-    if others and not is_sweep:
-        _warn_of_other_config(config, *others[0])
+        other = other or (
+            f"{short(run_dir)} is unfinished, but its {_first_difference(theirs, ours)} differs from this command's, so a "
+            f"new run starts; to go on with that one: python train.py resume={short(run_dir)}"
+        )
+    if other and not is_sweep:
+        log.warning("%s", other)
     return None
-
-
-def _warn_of_other_config(config: dict[str, Any], run_dir: Path, saved: dict[str, Any]) -> None:
-    key = _first_difference(_comparable(saved), _comparable(with_run_dir(config, run_dir)))
-    log.warning(
-        "%s is unfinished, but its %s differs from this command's, so a new run starts; to go on with that one: "
-        "python train.py resume=%s",
-        short(run_dir),
-        key,
-        short(run_dir),
-    )
 
 
 def _first_difference(one: Any, other: Any, key: str = "") -> str:

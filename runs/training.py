@@ -13,18 +13,23 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_every
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from callbacks.checkpoint_io import newest_whole
-from callbacks.checkpoints import LastCheckpoint
-from callbacks.preemption import Preemption, StopSignals, requeue
 from callbacks.wandb_logger import RunWandbLogger
+from datamodules.atomic_files import write_text
 from lightning_modules.base import TranslationModule
+from reliability.checkpoint_io import newest_whole
+from reliability.checkpoints import LastCheckpoint
+from reliability.lightning_internals import check_names
+from reliability.main_process import RUN_DIR_VARIABLE, is_main_process
+from reliability.preemption import Preemption, requeue
+from reliability.ranks import RankWatch, end_with_main
+from reliability.same_config import wait_for_all_ranks
+from reliability.stop_signals import StopSignals
 from runs.build import build
-from runs.folder import RUN_DIR_VARIABLE, is_main_process, run_folder, short, write_text
-from runs.load import at_home
+from runs.config import comparable_text
+from runs.folder import run_folder, short
+from runs.load import resolve_shipped_paths
 from runs.logs import quiet_libraries, run_log
-from runs.processes import Together, end_with_main
 from runs.resume import Job
-from runs.same_config import meet
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +47,18 @@ def train(job: Job) -> dict[str, float]:
     config = job.config
     if job.finished:
         return _finished_figures(Path(config["run_dir"]))
-    with (
-        StopSignals() as stop,
-        run_folder(config, exists=job.folder_exists) as run_dir,
-        _exit_codes(stop),
-    ):
+    with StopSignals() as stop, run_folder(config, exists=job.folder_exists) as run_dir, _exit_codes(stop):
         end_with_main()
-        together = Together(config)
-        module, datamodule, trainer = parts(config, together)
-        with _requeued(trainer, stop), together.ended(trainer), _closed_loggers(trainer, stop):
+        text = comparable_text(config)
+        ranks = RankWatch(text)
+        module, datamodule, trainer = parts(config, ranks)
+        for callback in trainer.callbacks:
+            if isinstance(callback, Preemption):
+                callback.watch(stop)
+        with ranks.ended(trainer), _closed_loggers(trainer, stop):
             log.info("%s %s", "continuing" if job.folder_exists else "run folder", short(run_dir))
             start = _start(job)
-            meet(config, trainer.world_size)
+            wait_for_all_ranks(text, trainer.world_size)
             trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
             stop.leave_if_received()
             figures = _figures(trainer)
@@ -91,6 +96,11 @@ def parts(
     seed_everything(config["seed"], verbose=False)
     datamodule: LightningDataModule = build(config["datamodule"], "datamodule")
     module = build_module(config)
+    if not module.automatic_optimization:
+        raise ValueError(
+            f"{type(module).__name__} sets automatic_optimization=False, under which clipping, accumulation, schedules, "
+            "the guards and exact resume do nothing; let its players alternate with `with self.turn(...)` in losses"
+        )
     nodes = (config["callbacks"] or {}).items()
     callbacks = [*watching, *(build(node, f"callbacks.{k}") for k, node in nodes if node)]
     if config["trainer"].get("enable_progress_bar", True):
@@ -98,20 +108,21 @@ def parts(
         callbacks.append(TQDMProgressBar(refresh_rate=BAR_EVERY_N_STEPS))
     loggers = [build(node, f"logger.{k}") for k, node in (config["logger"] or {}).items() if node]
     trainer: Trainer = build(config["trainer"], "trainer", callbacks=callbacks, logger=loggers)
-    num_trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    num_frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
-    log.info(
-        "%s: %.2f M trained, %.2f M frozen parameters",
-        type(module).__name__,
-        num_trained / 1e6,
-        num_frozen / 1e6,
-    )
+    check_names(trainer)
+    counts = {
+        wanted: sum(p.numel() for p in module.parameters() if p.requires_grad is wanted)
+        for wanted in (True, False)
+    }
+    name, trained, frozen = type(module).__name__, counts[True] / 1e6, counts[False] / 1e6
+    log.info("%s: %.2f M trained, %.2f M frozen parameters", name, trained, frozen)
     return module, datamodule, trainer
 
 
 def build_module(config: dict[str, Any]) -> TranslationModule:
     """The module of a resolved config, whatever folder the command was given in."""
-    return build(at_home(config["module"]), "module", seed=config["seed"], compile=config["compile"])
+    return build(
+        resolve_shipped_paths(config["module"]), "module", seed=config["seed"], compile=config["compile"]
+    )
 
 
 def _figures(trainer: Trainer) -> dict[str, float]:
@@ -139,30 +150,17 @@ def _test(
 
 @contextmanager
 def _exit_codes(stop: StopSignals) -> Iterator[None]:
-    """After a signal the process ends with its code, whatever the signal has broken on the way out."""
+    """After a signal SLURM gets its job back, and the process ends with its code, whatever broke on the way out."""
     try:
         yield
     except BaseException as error:
         if not stop.explains(error):
             raise
+        if stop.received in stop.requeue_after and is_main_process():
+            requeue()
         # Lightning's watch over the processes it started kills the main one when one of them ends with another code.
         started_by_main = RUN_DIR_VARIABLE in os.environ and not is_main_process()
         raise SystemExit(0 if started_by_main else stop.exit_code) from error
-
-
-@contextmanager
-def _requeued(trainer: Trainer, stop: StopSignals) -> Iterator[None]:
-    """Notes signals for the callback that watches for them, and at the end gives SLURM its job back."""
-    watchers = [callback for callback in trainer.callbacks if isinstance(callback, Preemption)]
-    for callback in watchers:
-        callback.watch(stop)
-    try:
-        yield
-    except BaseException as error:
-        wanted = stop.explains(error) and any(callback.wants_requeue for callback in watchers)
-        if wanted and is_main_process():
-            requeue()
-        raise
 
 
 @contextmanager

@@ -69,3 +69,45 @@ def photo_batch(size: int = 4, size_px: int = 32) -> dict[str, Any]:
         "name": [f"{i}.png" for i in range(size)],
         "index": torch.arange(size),
     }
+
+
+def numbered(batch: dict[str, Any], numbers: list[int]) -> dict[str, Any]:
+    """The batch with other numbers in the data set, which key the noise."""
+    return batch | {"index": torch.tensor(numbers)}
+
+
+def rows(batch: dict[str, Any], *which: int) -> dict[str, Any]:
+    """Some samples of a batch."""
+    return {
+        key: value[[*which]] if torch.is_tensor(value) else [value[i] for i in which]
+        for key, value in batch.items()
+    }
+
+
+def colors(
+    module: Any, batch: dict[str, Any], prompts: list[str] | None = None, **words: Any
+) -> torch.Tensor:
+    """The drawn colour latents of a batch."""
+    numbers = batch["index"].tolist()
+    with torch.no_grad():
+        return module.draw_colors(batch, prompts or [""] * len(numbers), numbers, module.Options(**words))
+
+
+def colored(
+    module: Any, batch: dict[str, Any], prompts: list[str] | None = None, **words: Any
+) -> torch.Tensor:
+    """A batch in colour."""
+    return module.colorize(batch, prompts or [""] * len(batch["index"]), module.Options(**words))
+
+
+def one_photo(photo: torch.Tensor, number: int = 0, name: str = "photo.png") -> dict[str, Any]:
+    """A photo uint8 (3, H, W) as prediction hands it to a method."""
+    return {"image": photo[None], "index": torch.tensor([number]), "name": [name]}
+
+
+def predicted(
+    module: Any, photo: torch.Tensor, number: int = 0, name: str = "photo.png", **words: Any
+) -> list[Any]:
+    """The samples of a photo, each (3, H, W)."""
+    (found, *_) = module.results(one_photo(photo, number, name), module.Options(**words)).values()
+    return [one[0] for one in ([found] if torch.is_tensor(found) else found)]

@@ -1,6 +1,7 @@
 """Commands that README and docs show name things that exist; the page on adding a method does what it says."""
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -13,9 +14,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from doors.compare import parse_methods, vary
+from doors.options import CompareOptions, EvaluateOptions, ExportOptions, PredictOptions, option_fields, parse
 from runs.choices import CONF
 from runs.config import load_config, resolved
-from runs.options import parse
+from runs.load import PRETRAINED, module_class
+from tests.test_project import LEVELS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p.relative_to(ROOT) for p in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
@@ -39,7 +43,7 @@ def test_shown_commands_are_accepted(page: Path) -> None:
         match program:
             case "train.py":
                 check_training(plain)
-            case "evaluate.py" | "predict.py" | "export.py":
+            case "evaluate.py" | "predict.py" | "compare.py" | "export.py":
                 check_door(program, plain)
             case "-m":
                 assert importlib.util.find_spec(plain[0]), plain[0]
@@ -68,22 +72,40 @@ def first_choice(word: str) -> str:
 
 
 def check_door(program: str, words: list[str]) -> None:
-    from runs.evaluation import EvaluateOptions
-    from runs.exporting import ExportOptions
-    from runs.prediction import PredictOptions
-
-    kinds = {"evaluate.py": EvaluateOptions, "predict.py": PredictOptions, "export.py": ExportOptions}
+    """Its words are the door's, those of a shipped method where one is named, or of the run's data and protocol."""
+    kinds = {
+        "evaluate.py": EvaluateOptions,
+        "compare.py": CompareOptions,
+        "predict.py": PredictOptions,
+        "export.py": ExportOptions,
+    }
     if "--help" in words:
         return
-    _, overrides = parse(kinds[program], words, program)
-    if overrides:
-        assert program == "evaluate.py", f"{program} {overrides}"
-        assert all(re.match(r"datamodule[.=]", word) for word in overrides), overrides
+    found = parse(kinds[program], words, program)
+    if program == "compare.py":
+        for plan in parse_methods(found.door.methods, found.method):
+            check_method(plan.runs[0], plan.texts)
+            assert not found.door.vary or vary(plan, found.door.vary)
+    else:
+        check_method(found.door.run, found.method)
+    if program in ("predict.py", "export.py"):
+        found.refuse()
+    assert all(re.match(r"datamodule[.=]", word) for word in found.overrides), found.overrides
+
+
+def check_method(run: str, texts: dict[str, str]) -> None:
+    """The options of a shipped model's method; of a run that the reader has, those of any shipped one."""
+    shipped = [p.parent.name for p in PRETRAINED.glob("*/config.yaml")]
+    if not shipped:
+        return
+    fields = [option_fields(module_class(name).Options) for name in ([run] if run in shipped else shipped)]
+    unknown = [key for key in texts if not any(key in known for known in fields)]
+    assert not unknown, f"{run} {unknown}"
 
 
 def test_linked_files_exist() -> None:
     for page in PAGES:
-        text = (ROOT / page).read_text(encoding="utf-8")
+        text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
         for link in re.findall(r"\]\(([^)#]+)", text):
             if "://" not in link:
                 assert ((ROOT / page).parent / link).exists(), f"{page} links to {link}"
@@ -91,38 +113,62 @@ def test_linked_files_exist() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_method_of_the_page_trains_and_predicts(tmp_path: Path) -> None:
-    if not (ROOT / "pretrained" / "autoencoder" / "vae").is_dir():
-        pytest.skip("pretrained/autoencoder is not at hand")
+def test_the_methods_of_the_page_need_four_files_each_and_change_none(tmp_path: Path) -> None:
     copy = tmp_path / "project"
-    rooms = (
-        "callbacks",
-        "color",
-        "conf",
-        "datamodules",
-        "diffusion",
-        "lightning_modules",
-        "metrics",
-        "networks",
-    )
-    for room in (*rooms, "runs"):
-        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "tests" / "lightning_modules").mkdir(parents=True)
-    for file in ("train.py", "predict.py", "pyproject.toml", "tests/__init__.py", "tests/models.py"):
-        shutil.copy(ROOT / file, copy / file)
+    names = [
+        *(f"{room}/" for room in LEVELS),
+        "conf/",
+        "tests/__init__.py",
+        "tests/models.py",
+        "pyproject.toml",
+    ]
+    names += [f"{door}.py" for door in ("train", "evaluate", "predict", "compare", "export")]
+    for name in names:
+        if name.endswith("/"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
     (copy / "pretrained").symlink_to(ROOT / "pretrained")
+    before = contents(copy)
     text = (ROOT / OWN_TEST).read_text(encoding="utf-8")
     blocks = re.findall(r"^`([\w/]+\.\w+)`:\n\n```\w+\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 3
     for file, content in blocks:
         assert not (copy / file).exists()
+        (copy / file).parent.mkdir(parents=True, exist_ok=True)
         (copy / file).write_text(content, encoding="utf-8")
     write_photo(copy / "photo.jpg")
     for words in commands(OWN_TEST):
         done = subprocess.run([sys.executable, *words], cwd=copy, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
-    assert load_config(copy / "outputs" / "first_try")["trainer"]["max_steps"] == 2
-    assert (copy / "outputs" / "coloured" / "photo.png").is_file()
+    after = contents(copy)
+    assert {name: after[name] for name in before} == before
+    created = sorted(after.keys() - before.keys() - {"photo.jpg"})
+    assert created == sorted(
+        f"{place}{method}"
+        for method, network in (("mask_diffusion", "image_features"), ("two_translators", "small_translator"))
+        for place, method in (
+            ("lightning_modules/", f"{method}.py"),
+            ("networks/", f"{network}.py"),
+            ("conf/experiment/", f"{method}.yaml"),
+            ("tests/lightning_modules/test_", f"{method}.py"),
+        )
+    )
+    written = copy / "outputs"
+    assert load_config(written / "first_masks")["trainer"]["max_steps"] == 2
+    for name in ("masks/photo.png", "masks/probability/photo.png", "masks/samples/photo_1.png"):
+        assert (written / name).is_file(), name
+    figures = json.loads((written / "first_figures" / "metrics.json").read_text())
+    assert figures["skipped"] == {}  # the baseline has no probability, but the method does
+    again = [(written / folder / "photo.png").read_bytes() for folder in ("translated", "again")]
+    assert again[0] == again[1]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but what runs and caches write."""
+    files = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    skipped = ("outputs", "pretrained", ".pytest_cache", ".cache")
+    return {str(p): (folder / p).read_bytes() for p in files if p.parts[0] not in skipped}
 
 
 def write_photo(path: Path) -> None:

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from callbacks.checkpoint_io import read_checkpoint
+from reliability.checkpoint_io import read_checkpoint
 from runs.choices import CONF, groups, options
 from runs.config import dotted_keys, load_config, resolved
 from runs.folder import status

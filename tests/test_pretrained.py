@@ -9,10 +9,10 @@ from skimage import data
 from color.hints import hint_map
 from color.lab import grey_image, lightness, rgb_to_lab
 from color.transfer import transfer_chroma_exact
-from lightning_modules.requests import DrawSettings, PredictRequest
 from metrics.color import colorfulness
 from metrics.delta_e import delta_e_2000
 from runs.load import PRETRAINED, load_run
+from tests.models import colored, colors, predicted
 
 NAMES = ["autoencoder", "latent_diffusion", "colorize_controlnet", "diffusing_colors", "vividness_ranker"]
 COLORIZERS = ["colorize_controlnet", "diffusing_colors"]
@@ -56,10 +56,14 @@ def photos_64():
     return torch.cat([torch.nn.functional.interpolate(p, size=(64, 64), mode="area") for p in small])
 
 
+def numbered(image):
+    return {"image": image, "index": torch.arange(len(image)), "name": [str(n) for n in range(len(image))]}
+
+
 def test_colours_a_photo_at_its_own_size_and_keeps_its_lightness(colorizer):
     coffee = photo("coffee")
     grey = (grey_image(lightness(coffee[None].float() / 255))[0] * 255).round().byte()
-    (result,) = colorizer.predict_photo(grey, PredictRequest(number=0))
+    (result,) = predicted(colorizer, grey)
     assert result.shape == coffee.shape
     lab, given = rgb_to_lab(result[None].float() / 255), rgb_to_lab(grey[None].float() / 255)
     assert (lab[:, 0] - given[:, 0]).abs().mean() <= 0.3
@@ -67,27 +71,27 @@ def test_colours_a_photo_at_its_own_size_and_keeps_its_lightness(colorizer):
 
 
 def test_a_colour_word_moves_the_hue(colorizer):
-    given = lightness(photo("chelsea")[None, :, :300, :300].float() / 255)
-    given = torch.nn.functional.interpolate(given, size=(64, 64), mode="area").expand(4, -1, -1, -1)
+    batch = numbered(photos_64()[:1].expand(4, -1, -1, -1))
     means = {}
     for word in ("blue", "yellow"):
-        drawn = colorizer.colorize(given, [word] * 4, [0, 1, 2, 3], DrawSettings())
+        drawn = colored(colorizer, batch, [word] * 4)
         means[word] = rgb_to_lab(drawn)[:, 2].mean().item()
     assert means["yellow"] > means["blue"] + 5  # b* runs from blue to yellow
 
 
 def test_predict_writes_the_same_pixels_twice(colorizer, tmp_path):
     grey = photo("astronaut")[:, ::4, ::4]
-    first, second = (colorizer.predict_photo(grey, PredictRequest(number=3))[0] for _ in range(2))
+    first, second = (predicted(colorizer, grey, 3)[0] for _ in range(2))
     assert torch.equal(first, second)
     Image.fromarray(first.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 0
 
 
 def test_the_scale_of_the_bridge_raises_colourfulness_at_every_step(diffusing):
-    given = lightness(photos_64())
-    latent = diffusing.draw_colors(given, [""] * 3, [0, 1, 2])
-    candidates = diffusing.candidates(given, latent, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5))
+    batch = numbered(photos_64())
+    candidates = diffusing.candidates(
+        lightness(batch["image"]), colors(diffusing, batch), (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    )
     mean = [float(colorfulness(image).mean()) for image in candidates]
     assert mean == sorted(set(mean))
 
@@ -100,11 +104,11 @@ def test_hints_of_true_colours_bring_the_bridge_nearer_to_the_truth(diffusing):
     known[:, :, 4::16, 4::16] = 1
     error = []
     for shown in (known * 0, known):
-        condition = diffusing.walk_condition([""] * 3, source, hint_map(truth[:, 1:], shown, size=(16, 16)))
-        latent = diffusing.walk_back(source, [""] * 3, [0, 1, 2], DrawSettings(), condition)
-        error.append(
-            float(delta_e_2000(rgb_to_lab(diffusing.candidates(given, latent, (1.0,))[0]), truth).mean())
-        )
+        told = diffusing.told([""] * 3, source, hint_map(truth[:, 1:], shown, size=(16, 16)))
+        denoise = diffusing.guided(told, diffusing.Options(guidance=1.0))
+        latent = diffusing.draw(denoise, source, generators=diffusing.generators([0, 1, 2], 0))
+        result = rgb_to_lab(diffusing.candidates(given, latent, (1.0,))[0])
+        error.append(float(delta_e_2000(result, truth).mean()))
     assert error[1] < 0.9 * error[0]
 
 

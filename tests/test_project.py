@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +25,12 @@ LEVELS = {
     "networks": 1,
     "metrics": 2,
     "datamodules": 3,
-    "lightning_modules": 3,
-    "callbacks": 4,
-    "runs": 5,
+    "tasks": 3,
+    "lightning_modules": 4,
+    "reliability": 4,
+    "callbacks": 5,
+    "runs": 6,
+    "doors": 7,
 }
 RUNNERS = {"lightning", "hydra", "omegaconf", "wandb"}  # not for the rooms that hold tensors and networks
 
@@ -135,6 +139,31 @@ def imported(path: Path) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             yield node.module.partition(".")[0]
+
+
+# Packages whose import has another name than they have in a registry.
+IMPORT_NAMES = {
+    "hydra-core": "hydra",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-image": "skimage",
+}
+
+
+def test_the_dependencies_are_the_packages_that_the_code_imports() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [Requirement(text).name for text in project["dependencies"]]
+    extras = [Requirement(text).name for texts in project["optional-dependencies"].values() for text in texts]
+    wanted, optional = (
+        {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in part} for part in (names, extras)
+    )
+    files = [
+        path for path in tracked_files() if path.suffix == ".py" and path.parts[len(ROOT.parts)] != "tests"
+    ]
+    own = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in files}
+    found = {package for path in files for package in imported(path)} - set(sys.stdlib_module_names) - own
+    assert wanted - found == set(), "declared, but imported nowhere: drop it, or leave it to what needs it"
+    assert found - wanted - optional == set(), "imported, but not declared in pyproject.toml"
 
 
 @pytest.mark.parametrize("room", sorted(LEVELS))

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks.checkpoints import AtomicCheckpointIO
+from reliability.checkpoint_io import AtomicCheckpointIO
 
 VAL_BATCHES = 3
 
@@ -44,7 +44,7 @@ class TinyModule(LightningModule):
         x = torch.randn(2, 4, generator=torch.Generator().manual_seed(batch_idx))
         loss = (self.net(x) - 1).square().mean()
         self.losses.append((batch_idx, loss.item()))
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True, batch_size=2)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -52,7 +52,7 @@ class TinyModule(LightningModule):
         if self.global_step >= 10:
             self._maybe_fail("val", batch_idx)
         self.validations.append((self.global_step, batch_idx))
-        self.log("val/loss", self.net.weight.square().mean())
+        self.log("val/loss", self.net.weight.square().mean(), batch_size=2)
 
     def sample_panels(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"input": batch["image"], "result": 1 - batch["image"]}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from callbacks.checkpoints import LastCheckpoint
 from callbacks.csv_logger import AppendingCSVLogger
 from callbacks.progress import ProgressLog
+from reliability.checkpoints import LastCheckpoint
 
 
 def test_a_row_is_on_disk_at_once_and_new_columns_widen_the_file(tmp_path):

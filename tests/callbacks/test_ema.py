@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from callbacks.checkpoints import LastCheckpoint, read_checkpoint
 from callbacks.ema import EMA, average_from_checkpoint
+from reliability.checkpoints import LastCheckpoint, read_checkpoint
 
 
 class Recorder(EMA):

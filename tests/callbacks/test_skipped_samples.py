@@ -76,7 +76,7 @@ def test_the_share_is_logged_exactly(fit, num_workers: int, caplog: pytest.LogCa
     assert "skipped 18 of 120 training samples so far (15.00 %)" in caplog.text
     named = [record.message for record in caplog.records if "takes its place" in record.message]
     assert len(named) == 3  # each file once, however often it was asked for
-    assert re.fullmatch(r"cannot read '.*/train/\d.png': .+; the next photo takes its place", named[0])
+    assert re.fullmatch(r"cannot read '.*/train/\d.png': .+; the next sample takes its place", named[0])
 
 
 def test_above_the_limit_the_run_stops_with_count_share_files_and_advice(fit) -> None:

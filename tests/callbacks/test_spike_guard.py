@@ -9,9 +9,9 @@ import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 
-from callbacks.checkpoints import LastCheckpoint
 from callbacks.ema import EMA
 from callbacks.spike_guard import SpikeError, SpikeGuard
+from reliability.checkpoints import LastCheckpoint
 from tests.callbacks.conftest import loader
 
 OPTIONS = {"limit_val_batches": 0, "max_steps": 40}

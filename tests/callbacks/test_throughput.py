@@ -8,10 +8,10 @@ import time
 import pytest
 import torch
 
-from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from callbacks.csv_logger import AppendingCSVLogger
 from callbacks.progress import ProgressLog
 from callbacks.throughput import Throughput, batch_size_of, peak_memory_bytes
+from reliability.checkpoints import BestCheckpoint, LastCheckpoint
 
 
 def test_figures_agree_with_the_clock_and_leave_validation_out(fit, tiny, tmp_path):

@@ -122,7 +122,8 @@ def _annotate_and_hang(folder: Path, cache: Path, started: Any) -> None:
 
     def annotate(index: int) -> int:
         if index == 3:
-            (cache / next(cache.glob("*.json")).with_suffix(".tmp").name).write_text('{"sha')
+            file = next(cache.glob("*.json"))
+            file.with_name(f".{file.name}.tmp").write_text('{"sha')
             started.put(1)
             time.sleep(600)
         return index

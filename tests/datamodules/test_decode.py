@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.decode import UnreadableImage, center_crop, check_image, decode_image, resize_short_side
+from datamodules.decode import UnreadableImage, check_image, decode_image, resize_short_side
+from datamodules.view import View
 
 LIMIT = 1_000_000
 
@@ -101,6 +102,11 @@ def test_one_pixel_and_small_images_are_enlarged(tmp_path: Path) -> None:
         center_crop(image, 16), torch.tensor([9, 8, 7], dtype=torch.uint8)[:, None, None].expand(3, 16, 16)
     )
     assert resize_short_side(image, 5).shape == (3, 5, 5)
+
+
+def center_crop(image: torch.Tensor, size_px: int) -> torch.Tensor:
+    size = (image.shape[-2], image.shape[-1])
+    return View.square(size, side=min(size), size_px=size_px).image(image)
 
 
 def test_center_crop_takes_the_middle_and_is_antialiased() -> None:

@@ -9,18 +9,16 @@ from torch import Tensor
 from datamodules.captions import PhotoCaption
 from datamodules.image_files import list_images
 from datamodules.photo_dataset import PhotoDataset, PhotoTransform
-from datamodules.readable import readable
+from datamodules.photos import PhotosDataModule
 
 Writer = Callable[..., Path]
 
 
 def dataset_of(folder: Path, transform: PhotoTransform, *, keep: bool = False, seed: int = 0) -> PhotoDataset:
-    found = readable(list_images(folder), transform=transform, keep=keep)
-    paths = [path for path, _ in found]
-    stored = [image for _, image in found] if keep else None
-    return PhotoDataset(
-        paths, names=[path.name for path in paths], transform=transform, seed=seed, stored=stored
+    data = PhotosDataModule(
+        root=str(folder), seed=seed, image_cache="memory" if keep else "none", max_unreadable_share=1.0
     )
+    return data.photos(list_images(folder), what="train split", transform=transform, decode=False)
 
 
 @pytest.mark.parametrize("crop", ["center", "random"])
@@ -42,7 +40,7 @@ def test_items(write_photos: Writer) -> None:
     assert item["image"].min() >= 0.0
     assert item["image"].max() <= 1.0
     assert (item["name"], item["index"], item["caption"]) == ("photo_1.png", 1, "")
-    assert "moments" not in item
+    assert "encodings" not in item
     with pytest.raises(IndexError):
         dataset[3]
 
@@ -68,16 +66,16 @@ def test_flips_have_their_probability_and_moments_follow_them(write_photos: Writ
             return torch.tensor([index, int(flip)])
 
     dataset = dataset_of(write_photos("a", 1), PhotoTransform(16, flip_prob=0.3), keep=True)
-    dataset.moments = Moments()
+    dataset.encodings = {"image": Moments()}
     num_flipped = 0
     for epoch in range(600):
         item = dataset[(epoch, 0)]
-        flip = bool(item["moments"][1])
+        flip = bool(item["encodings"]["image"][1])
         assert torch.equal(item["image"], dataset.load(0, flip=flip))
         num_flipped += flip
     assert not torch.equal(dataset.load(0), dataset.load(0, flip=True))
     assert num_flipped == pytest.approx(180, abs=40)
-    assert dataset[0]["moments"].tolist() == [0, 0]
+    assert dataset[0]["encodings"]["image"].tolist() == [0, 0]
 
 
 def test_training_captions_mix_their_parts(write_photos: Writer) -> None:
@@ -131,12 +129,12 @@ def test_a_file_that_breaks_later_is_replaced_with_all_that_belongs_to_it(write_
     folder = write_photos("a", 3)
     dataset = dataset_of(folder, PhotoTransform(16))
     dataset.captions = [PhotoCaption(f"photo {number}") for number in range(3)]
-    dataset.moments = Moments()
+    dataset.encodings = {"image": Moments()}
     (folder / "photo_1.png").unlink()
     item = dataset[1]
     assert torch.equal(item["image"], dataset[2]["image"])
     assert (item["name"], item["caption"], item["index"]) == ("photo_2.png", "photo 2", 2)
-    assert item["moments"].tolist() == [2, 0]
+    assert item["encodings"]["image"].tolist() == [2, 0]
     assert item["skipped"] == f"{str(folder / 'photo_1.png')!r}: No such file or directory"
     assert dataset[2]["skipped"] == ""
     for name in ("photo_0.png", "photo_2.png"):

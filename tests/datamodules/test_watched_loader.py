@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from datamodules.photo_dataset import PhotoDataset, PhotoItem, PhotoTransform
+from datamodules.keyed_dataset import Draw, Item
+from datamodules.photo_dataset import PhotoDataset, PhotoTransform
 from datamodules.step_sampler import StepBatchSampler
 from datamodules.watched_loader import LoaderError, WatchedLoader
 
@@ -25,10 +26,10 @@ class StuckAt(PhotoDataset):
 
     stuck: int | None = None
 
-    def _item(self, index: int, *arguments: Any, **options: Any) -> PhotoItem:
+    def item(self, index: int, draw: Draw | None) -> Item:
         if index == self.stuck:
             time.sleep(600)
-        return super()._item(index, *arguments, **options)
+        return super().item(index, draw)
 
 
 def dataset_of(folder: Path) -> StuckAt:
@@ -158,7 +159,7 @@ def test_what_the_data_set_says_to_a_user_stays_one_sentence(dataset: StuckAt) -
 
 
 class Mistaken(StuckAt):
-    def _item(self, index: int, *arguments: Any, **options: Any) -> PhotoItem:
+    def item(self, index: int, draw: Draw | None) -> Item:
         raise TypeError("a mistake of ours")
 
 

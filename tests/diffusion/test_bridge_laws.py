@@ -31,8 +31,9 @@ def test_steps_with_the_true_clean_tensor_keep_the_law_of_the_bridge(settings):
     objective = make(num_timesteps=100, schedule="linear", noise_scale=0.9)
     path, trail = objective.path, {}
 
-    def look(x, level):
-        if level:
+    def look(x, timestep):
+        if timestep >= 0:
+            level = path.level(timestep)
             trail[level] = (x - path.mix(clean, source, level)) / path.std(level)
         return x
 
@@ -162,7 +163,7 @@ def test_flow_of_vanishing_noise_moves_with_the_noise_free_velocity():
             source,
             objective,
             generators=generators(0, sample=[0, 1]),
-            after_step=lambda x, m, trail=trail: trail.append(x) or x,
+            after_step=lambda x, t, trail=trail: trail.append(x) or x,
         )
         trails[solver] = torch.stack(trail)
     torch.testing.assert_close(trails["ode"], trails["cold"], rtol=0, atol=1e-6)

@@ -1,29 +1,18 @@
 """Solvers against closed forms: a Gaussian whose score is known exactly, and a clean sample known in advance."""
 
+from typing import get_args
+
 import pytest
 import torch
 
-from diffusion.objectives import GaussianObjective
+from diffusion.objectives import GaussianObjective, Prediction
 from diffusion.paths import GaussianPath
-from diffusion.samplers import SOLVERS, Sampler
+from diffusion.samplers import Sampler, Solver
 from diffusion.seeding import generators, randn
+from tests.diffusion.denoisers import gaussian_denoiser
 
-PREDICTIONS = ["epsilon", "v_prediction", "sample"]
-
-
-def gaussian_denoiser(objective, mean, std):
-    """The exact prediction where clean ~ N(mean, std^2): E[x_0 | x_t] is linear in x_t."""
-
-    def denoise(noisy, timestep):
-        alpha, sigma = (v.view(-1, 1, 1, 1) for v in objective.path.alpha_sigma(timestep))
-        gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
-        clean = mean + gain * (noisy - alpha * mean)
-        noise = (noisy - alpha * clean) / sigma
-        return {"sample": clean, "epsilon": noise, "v_prediction": alpha * noise - sigma * clean}[
-            objective.prediction
-        ]
-
-    return denoise
+SOLVERS = get_args(Solver)
+PREDICTIONS = get_args(Prediction)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -33,11 +22,11 @@ def test_draws_from_a_known_gaussian(solver, prediction, zero_snr):
     if zero_snr and prediction == "epsilon":
         pytest.skip("epsilon is undefined without terminal signal")
     objective = GaussianObjective(GaussianPath(zero_terminal_snr=zero_snr), prediction=prediction)
-    sources = generators(0, sample=range(64))
-    noise = randn((4, 8, 8), sources)
+    rngs = generators(0, sample=range(64))
+    noise = randn((4, 8, 8), rngs)
     sampler = Sampler(solver=solver, num_steps=100 if solver == "ddpm" else 50)
-    # Euler's own input scaling is undone for the closed form: it hands over x_t on the variance-preserving path.
-    drawn = sampler(gaussian_denoiser(objective, 0.5, 0.8), noise, objective, generators=sources)
+    # Euler's own input scaling is undone: it hands over x_t on the variance-preserving path.
+    drawn = sampler(gaussian_denoiser(objective, 0.5, 0.8), noise, objective, generators=rngs)
     assert abs(drawn.mean().item() - 0.5) < 0.05
     assert abs(drawn.std().item() - 0.8) < 0.06
 
@@ -59,20 +48,74 @@ def test_stochastic_samples_do_not_depend_on_the_batch(settings):
     denoise = gaussian_denoiser(objective, 0.0, 1.0)
 
     def draw(samples):
-        sources = generators(5, sample=samples)
-        return Sampler(num_steps=5, **settings)(
-            denoise, randn((2, 4, 4), sources), objective, generators=sources
-        )
+        rngs = generators(5, sample=samples)
+        return Sampler(num_steps=5, **settings)(denoise, randn((2, 4, 4), rngs), objective, generators=rngs)
 
     torch.testing.assert_close(draw([1, 2, 3])[2:], draw([3]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
+    ("solver", "options"),
+    [
+        ("ddpm", {"variance_type": "fixed_large"}),
+        ("ddim", {"timestep_spacing": "leading", "steps_offset": 1}),
+        ("dpmpp", {"use_karras_sigmas": True, "solver_order": 3}),
+        ("unipc", {"solver_order": 3, "solver_type": "bh1"}),
+        ("euler", {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}),
+    ],
+)
+def test_options_reach_the_scheduler(solver, options):
+    objective = GaussianObjective(GaussianPath())
+    plain = Sampler(solver=solver, num_steps=9)
+    sampler = Sampler(solver=solver, num_steps=4, scheduler_options=options).with_steps(9)
+    configs = [dict(s.scheduler(objective).config) for s in (plain, sampler)]
+    for config in configs:
+        config.pop("_use_default_values")  # diffusers' note of what was not given
+    assert configs[1] == configs[0] | options
+    rngs = generators(0, sample=[0])
+    noise, denoise = randn((2, 4, 4), rngs), gaussian_denoiser(objective, 0.5, 0.8)
+    first, second = (
+        s(denoise, noise, objective, generators=generators(1, sample=[0])) for s in (plain, sampler)
+    )
+    assert not torch.allclose(first, second, atol=1e-4)
+
+
+def test_karras_noise_levels_are_the_published_ones():
+    """Karras et al. 2022, Eq. 5 with rho = 7, between the ends of the path."""
+    path = GaussianPath()
+    sampler = Sampler(solver="euler", num_steps=9, scheduler_options={"use_karras_sigmas": True})
+    sigmas = ((1 - path.alphas_cumprod) / path.alphas_cumprod).sqrt().double()
+    low, high = sigmas[110] ** (1 / 7), sigmas[-1] ** (1 / 7)  # 110: the last of nine timesteps
+    expected = (high + torch.linspace(0, 1, 9, dtype=torch.float64) * (low - high)) ** 7
+    found = sampler.scheduler(GaussianObjective(path)).sigmas
+    torch.testing.assert_close(found[:-1].double(), expected, rtol=1e-4, atol=0)
+    assert found[-1] == 0
+
+
+@pytest.mark.parametrize("options", [{"use_karras_sigmas": True}, {"use_exponential_sigmas": True}])
+@pytest.mark.parametrize("solver", ["dpmpp", "unipc", "euler"])
+def test_other_noise_levels_draw_the_same_gaussian(solver, options):
+    objective, rngs = GaussianObjective(GaussianPath()), generators(0, sample=range(64))
+    sampler = Sampler(solver=solver, num_steps=50, scheduler_options=options)
+    drawn = sampler(gaussian_denoiser(objective, 0.5, 0.8), randn((4, 8, 8), rngs), objective)
+    assert abs(drawn.mean().item() - 0.5) < 0.05
+    assert abs(drawn.std().item() - 0.8) < 0.06
+
+
+@pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"solver": "heun3"}, "expected one of ddpm"),
+        ({"solver": "heun3"}, "sampler.solver is 'heun3'; expected ddpm, ddim, dpmpp, unipc or euler"),
         ({"num_steps": 0}, "at least 1"),
         ({"solver": "dpmpp", "eta": 0.5}, "has no effect"),
+        (
+            {"solver": "unipc", "scheduler_options": {"solver_odrer": 3}},
+            "sampler.scheduler_options has solver_odrer, but solver 'unipc' takes .*solver_order",
+        ),
+        (
+            {"solver": "ddim", "scheduler_options": {"beta_end": 0.02, "prediction_type": "epsilon"}},
+            "scheduler_options has beta_end, prediction_type, but",  # those are the path's and the objective's
+        ),
     ],
 )
 def test_bad_settings_are_named(settings, text):

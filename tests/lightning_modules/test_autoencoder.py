@@ -4,15 +4,17 @@ import copy
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from lightning.pytorch import Callback
 from torch import nn
 from torch.nn import functional as F
 
+from doors.export import save_exported
 from lightning_modules.autoencoder import Autoencoder
 from networks.discriminator import PatchDiscriminator
 from networks.perceptual import FeatureDistance
 from networks.squeezenet import SqueezeNetFeatures
+from runs.load import load_exported
 from tests.lightning_modules.pictures import astronaut_batch, astronaut_crops, psnr
 from tests.models import photo_batch, tiny_vae
 
@@ -144,12 +146,13 @@ def test_adaptive_weight_balances_the_gradients_of_the_last_layer():
 def test_the_discriminator_joins_at_its_step(fit):
     module = make(discriminator=PatchDiscriminator(num_channels=8, num_layers=1), adversarial_start_step=2)
     before = copy.deepcopy(module.discriminator.state_dict())
-    logged = []
-    module.on_train_batch_end = lambda *_: logged.append(
-        "train/discriminator" in module.trainer.callback_metrics
+    joined = []
+    module.on_train_batch_end = lambda *_: joined.append(
+        float(module.trainer.callback_metrics["train/discriminator"])
     )
     fit(module, photo_batch(), steps=4)
-    assert logged == [False, False, True, True]
+    # Zero before, not absent: DDP waits for every gradient.
+    assert joined == [0.0, 0.0, pytest.approx(1.0, abs=0.5), pytest.approx(1.0, abs=0.5)]
     assert any(not torch.equal(before[k], v) for k, v in module.discriminator.state_dict().items())
 
 
@@ -168,7 +171,7 @@ def test_scale_factor_is_one_over_the_latents_rms_and_travels(fit, tmp_path):
     images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     trainer = fit(module, photo_batch(), steps=1)
     trainer.limit_val_batches = 1.0
-    batches = [{"image": images[:4]}, {"image": images[4:]}]
+    batches = [{"image": part, "index": torch.arange(len(part))} for part in (images[:4], images[4:])]
     trainer.validate(module, torch.utils.data.DataLoader(batches, batch_size=None), verbose=False)
     with torch.no_grad():
         latents = module.vae.encode(images * 2 - 1).latent_dist.mean.double()
@@ -180,12 +183,12 @@ def test_scale_factor_is_one_over_the_latents_rms_and_travels(fit, tmp_path):
     other = make()
     other.on_load_checkpoint(checkpoint)
     assert other.vae.config.scaling_factor == scale
-    module.export(tmp_path)
+    save_exported(module, tmp_path)
     assert AutoencoderKL.from_pretrained(tmp_path / "vae").config.scaling_factor == pytest.approx(scale)
     another = make()
     with torch.no_grad():
         next(another.vae.parameters()).zero_()
-    another.load_export(tmp_path)
+    load_exported(another, tmp_path)
     assert another.vae.config.scaling_factor == pytest.approx(scale)
     assert torch.equal(another.reconstruct(images), module.reconstruct(images))
 
@@ -205,5 +208,52 @@ def test_an_interrupted_batch_counts_once_in_the_running_scale(fit):
     saved = [{"state_dict": module.state_dict()} for module in (whole, broken)]
     for module, checkpoint in zip((whole, broken), saved, strict=True):
         module.on_save_checkpoint(checkpoint)
-    assert saved[0]["train_square"] == saved[1]["train_square"]
+    squares = [checkpoint["state_dict"]["latent_square"] for checkpoint in saved]
+    assert squares[0] == squares[1]
     assert saved[0]["scaling_factor"] == saved[1]["scaling_factor"]
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_checkpoint_of_an_earlier_version_keeps_its_scale(measured):
+    """It held the running mean square beside the weights, and the scale factor."""
+    module = make()
+    state = {name: value for name, value in module.state_dict().items() if name != "latent_square"}
+    checkpoint = {
+        "state_dict": state,
+        "scaling_factor": 0.5,
+        "scale_was_measured": measured,
+        "train_square": 4.0,
+    }
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"], strict=False)
+    again = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(again)
+    assert again["scaling_factor"] == pytest.approx(0.5)
+    assert again["scale_was_measured"] == measured
+
+
+def test_an_autoencoder_without_a_posterior_learns_too(fit):
+    """AutoencoderTiny: no KL term, and its own last layer for the adversarial one."""
+    torch.manual_seed(0)
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        upsampling_scaling_factor=2,
+    )
+    discriminator = PatchDiscriminator(num_channels=8, num_layers=1)
+    last = [
+        name
+        for name, layer in vae.named_modules()
+        if isinstance(layer, nn.Conv2d) and name.startswith("decoder")
+    ][-1]
+    with pytest.raises(ValueError, match="module.last_layer=decoder.conv_out is no layer of AutoencoderTiny"):
+        make(vae=vae, discriminator=discriminator)
+    module = make(vae=vae, discriminator=discriminator, last_layer=last, lr=5e-3)
+    image = astronaut_crops()
+    before = psnr(module.eval().reconstruct(image), image)
+    fit(module, astronaut_batch(), steps=40)
+    assert set(module.loss_terms) == {"l1", "adversarial", "discriminator"}
+    assert psnr(module.eval().reconstruct(image), image) > before + 1
+    assert module.latent_square > 0

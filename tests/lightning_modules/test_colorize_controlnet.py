@@ -9,13 +9,22 @@ from diffusers import StableDiffusionControlNetPipeline
 from color.lab import grey_image, lightness, rgb_to_lab
 from diffusion.samplers import Sampler
 from diffusion.seeding import randn
+from doors.export import save_exported
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.colorize_controlnet import ColorizeControlNet
-from lightning_modules.requests import DrawSettings
 from metrics.delta_e import delta_e_2000
 from networks.latent_diffusion_parts import LatentDiffusionParts
 from tests.lightning_modules.pictures import astronaut_batch
-from tests.models import photo_batch, tiny_parts, tiny_settings, tiny_vae
+from tests.models import (
+    colored,
+    colors,
+    numbered,
+    photo_batch,
+    rows,
+    tiny_parts,
+    tiny_settings,
+    tiny_vae,
+)
 from tests.networks.sd_folder import save_sd_folder
 
 
@@ -36,11 +45,11 @@ def open_zero_convolutions(module: ColorizeControlNet) -> None:
 @pytest.mark.parametrize("mid_control_only", [False, True])
 def test_step_zero_equals_the_base_bit_for_bit(mid_control_only):
     module, batch = make(mid_control_only=mid_control_only), photo_batch()
-    condition = module.condition(batch, batch["caption"])
+    condition = module.condition(batch)
     noisy, timestep = torch.randn(4, 4, 8, 8), torch.tensor([0, 10, 500, 999])
     with torch.no_grad():
         ours = module.denoise(noisy, timestep, condition)
-        base = module.parts.unet(noisy, timestep, condition.context).sample
+        base = module.parts.unet(noisy, timestep, condition["text"]).sample
     assert torch.equal(ours, base)
 
 
@@ -48,8 +57,8 @@ def test_condition_changes_the_prediction_once_the_zero_convolutions_open():
     module, batch = make(), photo_batch()
     open_zero_convolutions(module)
     noisy, timestep = torch.randn(4, 4, 8, 8), torch.full((4,), 500)
-    condition = module.condition(batch, batch["caption"])
-    other = module.condition({"image": 1 - batch["image"]}, batch["caption"])
+    condition = module.condition(batch)
+    other = module.condition(batch | {"image": 1 - batch["image"]})
     with torch.no_grad():
         difference = module.denoise(noisy, timestep, condition) - module.denoise(noisy, timestep, other)
     assert difference.abs().max() > 1e-3
@@ -78,34 +87,28 @@ def test_unlocked_decoder_trains_the_up_blocks_alone(fit):
 
 
 def test_guidance_without_prompts_acts_when_the_negative_branch_lacks_the_condition():
-    batch = photo_batch()
-    given, ids, empty = lightness(batch["image"]), [0, 1, 2, 3], [""] * 4
-    drawn = {}
+    batch, drawn = photo_batch(), {}
     for drops in ("prompt", "cond", "both"):
         module = make(guidance_drops=drops)
         open_zero_convolutions(module)
-        drawn[drops] = [
-            module.colorize(given, empty, ids, DrawSettings(guidance_scale=scale)) for scale in (1.0, 3.0)
-        ]
-    assert torch.allclose(*drawn["prompt"], atol=1e-5)
-    assert (drawn["cond"][0] - drawn["cond"][1]).abs().max() > 1e-3
-    assert torch.allclose(drawn["cond"][1], drawn["both"][1], atol=1e-5)
+        drawn[drops] = [colors(module, batch, guidance=scale) for scale in (1.0, 3.0)]
+    # Latents: gamut clipping would multiply the last bits, which differ between processors.
+    torch.testing.assert_close(*drawn["prompt"], rtol=1e-3, atol=1e-3)
+    assert (drawn["cond"][0] - drawn["cond"][1]).abs().max() > 1e-2
+    torch.testing.assert_close(drawn["cond"][1], drawn["both"][1], rtol=1e-3, atol=1e-3)
 
 
 def test_lightness_of_the_input_is_kept():
     module, batch = make(), photo_batch()
     given = lightness(batch["image"])
-    result = module.colorize(given, [""] * 4, [0, 1, 2, 3])
-    assert (rgb_to_lab(result)[:, :1] / 100 - given).abs().mean() * 100 < 0.05
+    assert (rgb_to_lab(colored(module, batch))[:, :1] / 100 - given).abs().mean() * 100 < 0.05
 
 
 def test_a_sample_does_not_depend_on_its_batch():
-    module, batch = make(), photo_batch()
+    module, batch = make(), numbered(photo_batch(), [5, 6, 7, 8])
     open_zero_convolutions(module)
-    given = lightness(batch["image"])
-    together = module.colorize(given, [""] * 4, [5, 6, 7, 8])
-    alone = module.colorize(given[2:3], [""], [7])
-    assert torch.allclose(together[2:3], alone, atol=1e-5)
+    together, alone = colors(module, batch), colors(module, rows(batch, 2))
+    torch.testing.assert_close(together[2:3], alone, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -124,18 +127,15 @@ def test_plain_diffusers_draws_the_same_pixels_from_the_export(tmp_path):
     """Stable Diffusion's class names, its pipeline, its guidance with the condition on both branches."""
     module = make(guidance_drops="prompt")
     open_zero_convolutions(module)
-    module.export(tmp_path)
+    save_exported(module, tmp_path)
     pipe = StableDiffusionControlNetPipeline.from_pretrained(tmp_path)
     pipe.set_progress_bar_config(disable=True)
-    batch = photo_batch(2)
+    batch = numbered(photo_batch(2), [3, 4])
     given = lightness(batch["image"])
     captions = ["red", "a blue rose"]
-    settings = DrawSettings(num_steps=3, guidance_scale=2.5, negative_prompt="grey")
-    condition = module.condition(batch, captions)
-    noise_ids = [3, 4]
-    latent = module.draw(condition, (4, 8, 8), noise_ids, settings)
-    ours = module.codec.decode(latent)
-    start = randn((4, 8, 8), module.sources(noise_ids, settings.seed))
+    latent = colors(module, batch, captions, steps=3, guidance=2.5, negative_prompt="grey")
+    ours = module.codec.to_picture(latent)
+    start = randn((4, 8, 8), module.generators([3, 4], 0))
     theirs = pipe(
         captions,
         image=given,
@@ -149,22 +149,20 @@ def test_plain_diffusers_draws_the_same_pixels_from_the_export(tmp_path):
 
 
 def test_guided_samples_do_not_depend_on_their_batch():
-    batch = photo_batch()
-    given = lightness(batch["image"])
+    batch = numbered(photo_batch(), [5, 6, 7, 8])
     for drops in ("prompt", "both"):
         module = make(guidance_drops=drops)
         open_zero_convolutions(module)
-        settings = DrawSettings(guidance_scale=2.0, seed=3)
-        together = module.colorize(given, ["red", "", "blue", "red"], [5, 6, 7, 8], settings)
-        alone = module.colorize(given[2:3], ["blue"], [7], settings)
-        assert torch.allclose(together[2:3], alone, atol=1e-5)
-        other = module.colorize(given[2:3], ["blue"], [8], settings)
-        assert (other - alone).abs().max() > 1e-3
+        words = {"guidance": 2.0, "seed": 3}
+        together = colors(module, batch, ["red", "", "blue", "red"], **words)
+        alone = colors(module, rows(batch, 2), ["blue"], **words)
+        torch.testing.assert_close(together[2:3], alone, rtol=1e-3, atol=1e-3)
+        other = colors(module, numbered(rows(batch, 2), [8]), ["blue"], **words)
+        assert (other - alone).abs().max() > 1e-1
 
 
 def test_a_stable_diffusion_folder_serves_as_base_and_exports_its_pixels(tmp_path, fit):
     """Class names, f8 codec of four blocks, CLIP's tokenizer and the scheduler of Stable Diffusion 1.5."""
-    (tmp_path / "export").mkdir()
     save_sd_folder(tmp_path / "base")
     module = make(parts=LatentDiffusionParts.from_folder(str(tmp_path / "base")), guidance_drops="prompt")
     assert module.codec.downscale == 8
@@ -173,17 +171,16 @@ def test_a_stable_diffusion_folder_serves_as_base_and_exports_its_pixels(tmp_pat
     assert all(torch.equal(before[key], value) for key, value in module.parts.state_dict().items())
     open_zero_convolutions(module.eval())
 
-    module.export(tmp_path / "export")
+    save_exported(module, tmp_path / "export")
     pipe = StableDiffusionControlNetPipeline.from_pretrained(tmp_path / "export")
     pipe.set_progress_bar_config(disable=True)
-    given, captions, ids = lightness(photo_batch(2, size_px=64)["image"]), ["red", "a blue rose"], [1, 2]
-    settings = DrawSettings(num_steps=3, guidance_scale=2.0)
-    condition = module.condition(photo_batch(2, size_px=64), captions)
-    ours = module.codec.decode(module.draw(condition, (4, 8, 8), ids, settings))
+    batch, captions = numbered(photo_batch(2, size_px=64), [1, 2]), ["red", "a blue rose"]
+    given = lightness(batch["image"])
+    ours = module.codec.to_picture(colors(module, batch, captions, steps=3, guidance=2.0))
     theirs = pipe(
         captions,
         image=given,
-        latents=randn((4, 8, 8), module.sources(ids, settings.seed)),
+        latents=randn((4, 8, 8), module.generators([1, 2], 0)),
         num_inference_steps=3,
         guidance_scale=2.0,
         output_type="pt",
@@ -213,7 +210,7 @@ def test_it_learns_colours_that_beat_grey(fit):
         optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2),
     )
     fit(module, batch, steps=150)
-    result = module.eval().colorize(given, batch["caption"], [0, 1, 2, 3])
+    result = colored(module.eval(), batch, batch["caption"])
     truth = rgb_to_lab(image)
     ours, grey = (delta_e_2000(rgb_to_lab(i), truth).mean() for i in (result, grey_image(given)))
     assert ours < grey - 1

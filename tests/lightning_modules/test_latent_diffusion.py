@@ -5,11 +5,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from diffusion.seeding import randn
+from doors.export import save_exported
 from lightning_modules.latent_diffusion import LatentDiffusion
-from lightning_modules.requests import DrawSettings, PredictRequest
 from networks.latent_diffusion_parts import LatentDiffusionParts
+from runs.load import load_exported
 from tests.lightning_modules.pictures import astronaut_batch
-from tests.models import photo_batch, tiny_parts, tiny_settings
+from tests.models import photo_batch, tiny_parts, tiny_settings, tiny_unet
 from tests.networks.sd_folder import save_sd_folder
 
 
@@ -35,7 +36,7 @@ def test_it_trains_validates_and_draws_with_and_without_text(fit, text):
     changed = {k.split(".")[0] for k, v in module.parts.state_dict().items() if not torch.equal(before[k], v)}
     assert changed == {"unet"}
     panels = module.eval().sample_panels(photo_batch())
-    assert list(panels) == ["photo", "decoded latent", "sample"]
+    assert list(panels) == ["sample from caption", "autoencoder's ceiling"]
     assert all(p.shape == (4, 3, 32, 32) and p.min() >= 0 and p.max() <= 1 for p in panels.values())
 
 
@@ -77,7 +78,7 @@ def test_validation_repeats_itself_and_does_not_depend_on_the_batch(fit):
 def test_cached_moments_give_the_same_loss():
     module, batch = make(), photo_batch()
     with torch.no_grad():
-        cached = batch | {"moments": module.codec.moments(batch["image"])}
+        cached = batch | {"encodings": {"image": module.codec.moments(batch["image"])}}
     assert val_loss(module, cached) == pytest.approx(val_loss(module, batch), rel=1e-6)
 
 
@@ -95,18 +96,40 @@ def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="train_text_encoder=true, but the model has no text encoder"):
         make(text=False, train_text_encoder=True)
     with pytest.raises(ValueError, match="unconditional model .* set guidance_scale=1"):
-        make(text=False).generate([""], [0], (32, 32), DrawSettings(guidance_scale=2.0))
+        generated(make(text=False), [""], [0], guidance=2.0)
+
+
+def generated(module, prompts, numbers, side_px=32, **words):
+    return module.generate(prompts, numbers, (side_px, side_px), module.Options(**words))
 
 
 def test_a_prompt_alone_gives_pictures_on_the_models_grid():
-    module = make()
-    request = PredictRequest(number=0, prompt="red", num_samples=3, size_px=(30, 50))
-    three = module.generate_prompt(request)
-    assert [tuple(p.shape) for p in three] == [(3, 32, 48)] * 3
-    assert three[0].dtype == torch.uint8
-    one = module.generate_prompt(PredictRequest(number=0, prompt="red", size_px=(30, 50)))
-    assert (one[0].int() - three[0].int()).abs().max() <= 1
+    module, batch = make(), {"index": torch.tensor([0]), "name": ["sample"]}
+    options = {"prompt": "red", "size": (30, 50)}
+    three = module.results(batch, module.Options(**options, num_samples=3))["image"]
+    assert [tuple(p.shape) for p in three] == [(1, 3, 32, 48)] * 3
+    one = module.results(batch, module.Options(**options))["image"]
+    torch.testing.assert_close(one, three[0], rtol=0, atol=1e-3)
     assert not torch.equal(three[0], three[1])
+
+
+def test_without_an_autoencoder_it_trains_and_draws_pixels(fit):
+    """The identity codec: latents are pixels, clean estimates are clipped to their range."""
+    parts = LatentDiffusionParts(
+        unet=tiny_unet(num_channels=3),
+        vae=None,
+        scheduler=tiny_parts().scheduler,
+        text_encoder=tiny_parts().text_encoder,
+    )
+    module = make(parts=parts)
+    batch = photo_batch(size_px=16)
+    fit(module, batch, steps=2)
+    drawn = generated(module.eval(), ["red"] * 2, [0, 1], side_px=16)
+    assert drawn.shape == (2, 3, 16, 16)
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    rows = module.rows(batch, module.Options())
+    torch.testing.assert_close(rows["autoencoder's ceiling"]["image"], batch["image"])
 
 
 @pytest.mark.parametrize(
@@ -121,18 +144,16 @@ def test_plain_diffusers_draws_the_same_pixels_from_the_export(tmp_path, base, s
         save_sd_folder(tmp_path / "base")
         parts = LatentDiffusionParts.from_folder(str(tmp_path / "base"))
     module = make(parts=parts, sampler=Sampler(solver=solver, num_steps=4))
-    (tmp_path / "export").mkdir()
-    module.export(tmp_path / "export")
+    save_exported(module, tmp_path / "export")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "export")
     pipe.set_progress_bar_config(disable=True)
-    settings = DrawSettings(guidance_scale=guidance, negative_prompt="grey")
     side = 8 * module.codec.downscale
     captions, ids = ["red", "a blue rose"], [3, 4]
-    ours = module.generate(captions, ids, (side, side), settings)
+    ours = generated(module, captions, ids, side, guidance=guidance, negative_prompt="grey")
     theirs = pipe(
         captions,
         negative_prompt=["grey"] * 2 if guidance > 1 else None,
-        latents=randn((4, 8, 8), module.sources(ids, settings.seed)),
+        latents=randn((4, 8, 8), module.generators(ids, 0)),
         num_inference_steps=4,
         guidance_scale=guidance,
         height=side,
@@ -148,9 +169,9 @@ def test_a_loaded_export_is_the_same_model(tmp_path):
         for parameter in other.parameters():
             parameter.add_(0.01)
     other.parts.vae.register_to_config(scaling_factor=0.5)
-    module.export(tmp_path)
-    other.load_export(tmp_path)
-    draw = [m.generate(["red"], [0], (32, 32), DrawSettings(guidance_scale=2.0)) for m in (module, other)]
+    save_exported(module, tmp_path)
+    load_exported(other, tmp_path)
+    draw = [generated(m, ["red"], [0], guidance=2.0) for m in (module, other)]
     assert torch.equal(*draw)
 
 
@@ -165,11 +186,9 @@ def test_it_learns_more_than_predicting_zero(fit):
     losses = []
     evaluated = batch | {"image": batch["image"].repeat(32, 1, 1, 1), "caption": batch["caption"] * 32}
     evaluated["index"] = torch.arange(64)
+    repeated = batch | {"image": batch["image"].repeat(4, 1, 1, 1), "caption": batch["caption"] * 4}
+    repeated["index"] = torch.arange(8)
     losses.append(val_loss(module, evaluated))
-    fit(
-        module,
-        batch | {"image": batch["image"].repeat(4, 1, 1, 1), "caption": batch["caption"] * 4},
-        steps=120,
-    )
+    fit(module, repeated, steps=120)
     losses.append(val_loss(module.eval(), evaluated))
     assert losses[1] < 0.8 < 0.95 < losses[0]

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from color.lab import rgb_to_lab
+from doors.export import save_exported
 from lightning_modules.vividness_ranker import VividnessRanking, disturbed
 from networks.vividness import VividnessRanker
+from runs.load import load_exported
 from tests.lightning_modules.pictures import astronaut_batch
 
 
@@ -56,8 +58,8 @@ def test_a_useless_range_is_refused():
 def test_an_export_comes_back(tmp_path):
     one, other = make(), make()
     torch.nn.init.normal_(one.ranker.head[0].weight)
-    one.export(tmp_path)
-    other.load_export(tmp_path)
+    save_exported(one, tmp_path)
+    load_exported(other, tmp_path)
     image = torch.rand(2, 3, 32, 32)
     assert torch.equal(one.ranker(image), other.ranker(image))
 

@@ -57,12 +57,6 @@ def test_conventions_of_the_difference():
     assert per_image.compute().std == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.parametrize("arguments", [{"variant": "hassler"}, {"convention": "mean"}])
-def test_unknown_option_is_named(arguments):
-    with pytest.raises(ValueError, match="expected one of"):
-        ColorfulnessDifference(**arguments)
-
-
 def test_delta_e_equals_skimage():
     first, second = photo("astronaut"), photo("coffee")
     metric = DeltaE2000()

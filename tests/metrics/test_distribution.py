@@ -1,11 +1,16 @@
+from pathlib import Path
+
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file, save_file
 from skimage import data
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
+from torchmetrics.image.kid import KernelInceptionDistance
 from torchvision.models import squeezenet1_1
 
-from metrics.distribution import FrechetDistance
-from metrics.perceptual import Lpips, SqueezeNetDistance
+from metrics.distribution import FrechetDistance, KernelDistance
+from metrics.perceptual import Lpips, SqueezeNetDistance, lpips_network
 from metrics.weights import MissingWeightsError
 
 
@@ -44,6 +49,21 @@ def test_distance_equals_its_definition(squeezenet_dir):
     assert metric.compute().mean == pytest.approx(expected.item(), rel=1e-3)
 
 
+def test_the_rows_of_a_table_share_one_network(squeezenet_dir, tmp_path):
+    frechet, kernel, other = (
+        build("squeezenet", weights_dir=squeezenet_dir)
+        for build in (FrechetDistance, KernelDistance, FrechetDistance)
+    )
+    distance = SqueezeNetDistance(squeezenet_dir).distance.backbone
+    assert frechet.inception.net is kernel.net.net is other.inception.net is distance
+    (tmp_path / "elsewhere").mkdir()
+    file = next(squeezenet_dir.rglob("*.pth"))
+    torch.save(
+        {k: v + 1 for k, v in torch.load(file, weights_only=True).items()}, tmp_path / "elsewhere" / file.name
+    )
+    assert FrechetDistance("squeezenet", weights_dir=tmp_path / "elsewhere").inception.net is not distance
+
+
 def test_batching_does_not_change_the_distance(squeezenet_dir):
     whole, parts = (FrechetDistance("squeezenet", weights_dir=squeezenet_dir) for _ in range(2))
     whole.update(images(0), images(1))
@@ -66,6 +86,8 @@ def test_one_picture_is_too_few(squeezenet_dir):
         (lambda: FrechetDistance("inception"), "Inception weights"),
         (lambda: Lpips("alex"), "alex backbone of LPIPS"),
         (lambda: FrechetDistance("squeezenet"), "set weights_dir"),
+        (lambda: KernelDistance("inception"), "Inception weights"),
+        (lambda: FrechetDistance("resnet18"), "weights_dir=null holds no resnet18.safetensors"),
         (lambda: SqueezeNetDistance("conf"), "holds no squeezenet1_1"),
     ],
 )
@@ -75,10 +97,8 @@ def test_missing_weights_are_explained_and_never_downloaded(build, message, empt
 
 
 def test_unknown_backbone_is_named():
-    with pytest.raises(ValueError, match="expected inception or squeezenet"):
+    with pytest.raises(ValueError, match="expected inception, squeezenet or the name of a timm model"):
         FrechetDistance("vgg")
-    with pytest.raises(ValueError, match="expected one of alex"):
-        Lpips("resnet")
 
 
 def test_feature_distance_grows_with_the_error(squeezenet_dir):
@@ -117,6 +137,89 @@ def test_lpips_equals_torchmetrics_for_each_image(empty_hub):
         pred, target, net_type="squeeze", normalize=True, reduction="none"
     )
     torch.testing.assert_close(torch.cat(metric.values), expected)
+    assert Lpips("squeeze").net is metric.net
+
+
+@pytest.fixture
+def lpips_dir(shared_weights) -> Path:
+    return shared_weights / "lpips"
+
+
+# The docstring of torchmetrics 1.9 prints those of "squeeze"; those of "alex" are measured with the published weights.
+@pytest.mark.parametrize(("net", "expected"), [("squeeze", [0.1024, 0.0938]), ("alex", [0.1312, 0.1420])])
+def test_lpips_from_a_folder_has_the_published_values(lpips_dir, empty_hub, net, expected):
+    generator = torch.Generator().manual_seed(42)
+    pred, target = (torch.rand(2, 3, 100, 100, generator=generator) for _ in range(2))
+    found = lpips_network(net, lpips_dir)(pred, target, normalize=True).flatten()
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=0)
+    metric = Lpips(net, weights_dir=lpips_dir)
+    metric.update(pred, target)
+    torch.testing.assert_close(metric.all_values(), found, atol=1e-3, rtol=0)
+
+
+def test_a_file_of_other_weights_is_refused(lpips_dir, tmp_path, empty_hub):
+    state = load_file(lpips_dir / "lpips_alex_v0.1.safetensors")
+    save_file({"features.0.bias": state["features.0.bias"]}, tmp_path / "lpips_alex_v0.1.safetensors")
+    with pytest.raises(ValueError, match="does not hold LPIPS on alex: missing"):
+        Lpips("alex", weights_dir=tmp_path)
+
+
+@pytest.fixture
+def timm_dir(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "resnet10t.c3_in1k.safetensors")
+    return tmp_path
+
+
+def test_a_timm_backbone_gives_its_pooled_features_and_its_name(timm_dir):
+    metric = FrechetDistance("resnet10t.c3_in1k", weights_dir=timm_dir)
+    assert metric.report_name == "frechet_resnet10t.c3_in1k"
+    net = timm.create_model("resnet10t", num_classes=0).eval()
+    state = load_file(timm_dir / "resnet10t.c3_in1k.safetensors")
+    net.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
+    image = (images(0, 2) * 255).byte()
+    size_px = metric.inception.size_px
+    assert size_px == (176, 176)
+    scaled = torch.nn.functional.interpolate(image / 255.0, size_px, mode="bicubic", antialias=True)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        expected = net((scaled.clamp(0, 1) - mean) / std)
+    torch.testing.assert_close(metric.inception(image), expected, rtol=1e-4, atol=1e-5)
+    metric.update(images(0, 2), images(0, 3))
+    assert metric.compute().count == 2
+
+
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save")
+def test_kernel_distance_equals_torchmetrics(squeezenet_dir):
+    ours = KernelDistance("squeezenet", weights_dir=squeezenet_dir)
+    assert ours.report_name == "kernel_squeezenet"
+    theirs = KernelInceptionDistance(feature=ours.net, subsets=1, subset_size=6)
+    pred, target = images(0) * 0.6, images(1)
+    ours.update(pred, target)
+    theirs.update((target * 255).round().byte(), real=True)
+    theirs.update((pred * 255).round().byte(), real=False)
+    assert ours.compute().mean == pytest.approx(theirs.compute()[0].item(), rel=1e-3)
+    assert ours.compute().interval is None
+
+
+def test_subsets_of_larger_sets_repeat_and_agree_with_the_whole(squeezenet_dir):
+    pred, target = images(0, 24) * 0.6, images(1, 20)
+    whole, first, second = (
+        KernelDistance("squeezenet", weights_dir=squeezenet_dir, subset_size=size, num_subsets=400)
+        for size in (20, 12, 12)
+    )
+    for metric in (whole, first, second):
+        metric.update(pred, target)
+    assert first.compute() == second.compute()
+    assert first.compute().mean == pytest.approx(whole.compute().mean, rel=0.05)
+    assert first.compute().count == 24
+
+
+def test_sets_of_different_sizes_in_pixels_are_refused(squeezenet_dir):
+    with pytest.raises(ValueError, match="bring both to one size first"):
+        FrechetDistance("squeezenet", weights_dir=squeezenet_dir).update(
+            torch.rand(2, 3, 32, 32), torch.rand(2, 3, 40, 40)
+        )
 
 
 @pytest.mark.slow

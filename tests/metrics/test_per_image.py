@@ -5,7 +5,8 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from metrics.per_image import PerImageMetric, Psnr, Ssim, Summary, summarize
+from metrics.per_image import PicturePairMetric, Psnr, Ssim, Summary, bootstrap_interval, summarize
+from metrics.segmentation import PooledOverlap
 
 
 def pair(count: int = 5, size_px: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,7 +45,7 @@ def test_identical_pictures_have_the_ceiling():
     _, target = pair(2)
     metric = Psnr()
     metric.update(target, target)
-    assert metric.compute() == Summary(100.0, 0.0, 2)
+    assert metric.compute() == Summary(100.0, 0.0, 2, (100.0, 100.0))
 
 
 def test_value_does_not_depend_on_the_batching():
@@ -68,13 +69,35 @@ def test_summary_of_one_and_of_no_image():
     assert empty.count == 0
 
 
+def test_a_value_that_is_not_finite_shows_and_has_no_interval():
+    found = summarize(torch.tensor([1.0, torch.nan]))
+    assert np.isnan(found.mean)
+    assert found.count == 2
+    assert found.interval is None
+
+
+def test_the_interval_is_the_percentile_bootstrap_of_the_mean():
+    values = torch.randn(40, generator=torch.Generator().manual_seed(0)) + 3
+    low, high = bootstrap_interval(values)
+    assert (low, high) == bootstrap_interval(values) == summarize(values).interval
+    drawn = np.random.default_rng(1).choice(values.numpy(), (20000, 40)).mean(1)
+    np.testing.assert_allclose((low, high), np.percentile(drawn, (2.5, 97.5)), atol=0.03)
+
+
+def test_the_interval_holds_the_true_mean_about_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(0)
+    found = [bootstrap_interval(torch.randn(50, generator=generator), num_resamples=400) for _ in range(200)]
+    share = np.mean([low <= 0 <= high for low, high in found])
+    assert 0.88 <= share <= 0.99
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="expected one shape"):
         Psnr().update(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 17))
     with pytest.raises(ValueError, match="evaluate at a larger size_px"):
         Ssim().update(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
     with pytest.raises(NotImplementedError, match="must define per_image"):
-        PerImageMetric().update(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
+        PicturePairMetric().update(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
 
 
 def _worker(rank: int, port: int) -> None:
@@ -85,7 +108,13 @@ def _worker(rank: int, port: int) -> None:
     metric = Psnr()
     metric.update(pred[rank::2], target[rank::2])
     together, alone = metric.compute(), summarize(metric.per_image(pred, target))
+    masks = [(picture[:, 0] > 0.5).long() for picture in (pred, target)]
+    pooled, whole = PooledOverlap(), PooledOverlap()
+    pooled.update(*(mask[rank::2] for mask in masks))
+    gathered = pooled.compute()
     torch.distributed.destroy_process_group()
+    whole.update(*masks)
+    assert gathered == whole.compute()
     assert together.count == 5
     assert abs(together.mean - alone.mean) < 1e-4
 

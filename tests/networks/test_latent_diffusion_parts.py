@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline
 
-from lightning_modules.diffusing_colors import widen_input
 from networks.latent_diffusion_parts import LatentDiffusionParts, load_vae, to_dtype
 from networks.text import TextEncoder
+from networks.widened import widen_input
 from tests.models import tiny_parts, tiny_unet, tiny_vae
 from tests.networks.sd_folder import save_sd_folder
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from callbacks.checkpoint_io import read_checkpoint
+from reliability.checkpoint_io import read_checkpoint
 
 ABOUT_THE_PROCESS = (
     "speed",

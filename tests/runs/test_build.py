@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from runs.build import ALLOWED, OWN_FUNCTIONS, OWN_ROOMS, build, check_targets
+from doors.data import with_datamodule
+from runs.build import ALLOWED, OWN_FUNCTIONS, OWN_ROOMS, ROOT, build, check_targets, located, own_classes
 from runs.config import load_config, override
 from runs.load import load_run
-from runs.reading import with_datamodule
 from runs.schema import check_config
-from runs.signatures import ROOT, classes, modules
 from tests.runs.conftest import TINY
 from tests.runs.saved_runs import save_autoencoder
 
@@ -44,16 +43,16 @@ def hostile(mark: Path) -> dict[str, tuple[str, dict[str, Any]]]:
         "pickle": to("pickle.load", file=file),
         "runpy": to("runpy.run_path", path_name=file),
         # what a file of ours has imported: Hydra walks attributes
-        "our torch": to("callbacks.checkpoints.torch.load", f=file, weights_only=False),
-        "our os": to("callbacks.checkpoint_io.os.mkdir", path=str(mark)),
-        "our shutil": to("callbacks.checkpoint_io.shutil.copyfile", src=file, dst=str(mark)),
+        "our torch": to("reliability.checkpoints.torch.load", f=file, weights_only=False),
+        "our os": to("reliability.checkpoint_io.os.mkdir", path=str(mark)),
+        "our shutil": to("reliability.checkpoint_io.shutil.copyfile", src=file, dst=str(mark)),
         "our Path": to("datamodules.photos.Path.touch", self=str(mark)),
         "our yaml": to("callbacks.wandb_logger.yaml.unsafe_load", stream=f"!!python/object/new:os.mkdir [{mark}]"),
         "our import": to("networks.latent_diffusion_parts.UNet2DConditionModel.from_pretrained", path=file),
         # what our classes inherit, and what is no class
         "inherited": to("lightning_modules.autoencoder.Autoencoder.load_from_checkpoint", checkpoint_path=file),
-        "function": to("networks.latent_diffusion_parts.write_model_index", folder=str(mark.parent)),
-        "private": to("callbacks.checkpoint_io._write_text", path=str(mark), text=""),
+        "function": to("networks.latent_diffusion_parts.to_dtype", name=str(mark.parent)),
+        "private": to("reliability.checkpoint_io._keep", path=str(mark), kept=str(mark)),
         "globals": to("callbacks.ema.EMA.__init__.__globals__.clear"),
         "room": to("callbacks"),
         "file": to("callbacks.ema"),
@@ -123,12 +122,12 @@ def test_a_hostile_node_is_refused_with_its_path_and_does_not_run(name: str, mar
         (
             "torch.load",
             "module._target_ is 'torch.load', which is not among the classes this project builds; "
-            "use a class of its own packages or one listed in runs/build.py; did you mean 'torch.optim.Adam'?",
+            "use a class of its own packages or one listed in runs/build.py",
         ),
         (
-            "callbacks.checkpoint_io.shutil.rmtree",
-            "module._target_ is 'callbacks.checkpoint_io.shutil.rmtree', which is no class that this project defines"
-            "; did you mean 'callbacks.checkpoint_io.AtomicCheckpointIO'?",
+            "reliability.checkpoint_io.shutil.rmtree",
+            "module._target_ is 'reliability.checkpoint_io.shutil.rmtree', which is no class that this project defines"
+            "; did you mean 'reliability.checkpoint_io.AtomicCheckpointIO'?",
         ),
         (
             "callbacks.ema.EMA",
@@ -147,13 +146,33 @@ def test_a_node_without_a_target_builds_nothing() -> None:
 
 
 @pytest.mark.parametrize("room", [room.rstrip(".") for room in OWN_ROOMS])
-def test_what_the_text_calls_a_class_is_that_class_when_imported(room: str) -> None:
-    for module in modules(room):
-        imported = importlib.import_module(module)
-        for name in classes(module):
-            found = getattr(imported, name)
-            assert isinstance(found, type)
-            assert found.__module__ == module
+def test_every_class_of_a_room_is_found_and_nothing_else_that_its_files_hold(room: str) -> None:
+    for path in sorted((ROOT / room).glob("[!_]*.py")):
+        module = f"{room}.{path.stem}"
+        allowed = set(own_classes(module))
+        for name, value in vars(importlib.import_module(module)).items():
+            found = located(f"{module}.{name}")
+            is_ours = isinstance(value, type) and value.__module__.startswith(OWN_ROOMS) and name[0] != "_"
+            assert found is (value if is_ours or f"{module}.{name}" in OWN_FUNCTIONS else None), name
+            assert found is None or f"{module}.{name}" in allowed or value.__module__ != module
+
+
+def test_nothing_outside_the_rooms_is_imported_to_judge_a_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for target in (
+        "evil.Evil",
+        "callbacks.evil.Evil",
+        "callbacks.ema.evil.Evil",
+        "callbacks...evil.Evil",
+        "evil",
+    ):
+        assert located(target) is None
+        with pytest.raises(ValueError, match="_target_ is "):
+            check_targets({"_target_": target}, "")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_lists_name_what_exists() -> None:
@@ -211,11 +230,11 @@ def test_other_configs_and_pickles_are_refused(door, mark: Path, flag: str) -> N
     "words",
     [
         ("module._target_=os.system",),
-        ("module.vae._target_=callbacks.checkpoints.torch.load",),
+        ("module.vae._target_=reliability.checkpoints.torch.load",),
         ("+module.vae.x={_target_: os.mkdir, path: MARK}",),
-        ("+callbacks.x={_target_: callbacks.checkpoint_io.os.mkdir, path: MARK}",),
+        ("+callbacks.x={_target_: reliability.checkpoint_io.os.mkdir, path: MARK}",),
         ("module._target_=${oc.env:NO_SUCH_NAME,os.system}",),
-        ("trainer.plugins=[{_target_: callbacks.checkpoint_io.os.mkdir, path: MARK}]",),
+        ("trainer.plugins=[{_target_: reliability.checkpoint_io.os.mkdir, path: MARK}]",),
         ('run_dir="\\${oc.env:HOME}"',),
     ],
 )
@@ -233,7 +252,7 @@ def test_a_command_line_reaches_only_our_classes(door, tmp_path: Path, words: tu
         ("+datamodule.x={_target_: os.mkdir, path: MARK}",),
         (
             "datamodule=builtin_photos",
-            "+datamodule.x={_target_: callbacks.checkpoint_io.os.mkdir, path: MARK}",
+            "+datamodule.x={_target_: reliability.checkpoint_io.os.mkdir, path: MARK}",
         ),
         ("+callbacks.x={_target_: os.mkdir, path: MARK}",),
         ("datamodule._target_=os.system",),
@@ -241,7 +260,8 @@ def test_a_command_line_reaches_only_our_classes(door, tmp_path: Path, words: tu
 )
 def test_an_evaluation_reaches_only_our_classes(words: tuple[str, ...], tmp_path: Path, mark: Path) -> None:
     config = load_config(save_autoencoder(tmp_path))
-    with pytest.raises(ValueError, match=r"\._target_ is '|unknown key 'datamodule\._target_'"):
+    refusals = r"\._target_ is '|unknown key 'datamodule\._target_'|callbacks.x=.* has no effect here"
+    with pytest.raises(ValueError, match=refusals):
         with_datamodule(config, [word.replace("MARK", str(mark)) for word in words])
     assert not mark.exists()
 

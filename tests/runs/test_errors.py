@@ -81,7 +81,7 @@ def test_the_documented_errors_are_those_of_the_doors(door) -> None:
         (A, "trainer.max_steps=fast"),
         (A, "datamodule=photos"),
         (A, "module._target_=os.system"),
-        (A, "module.vae._target_=callbacks.checkpoints.torch.load"),
+        (A, "module.vae._target_=reliability.checkpoints.torch.load"),
         (A, "module._target_=callbacks.ema.EMA"),
     ]
     page = (Path(__file__).parents[2] / "docs" / "config.md").read_text(encoding="utf-8")
@@ -94,7 +94,7 @@ def test_help_names_experiments_and_groups(door, capsys) -> None:
     text = capsys.readouterr().out
     assert "autoencoder" in text
     assert "Stage 1" in text
-    assert "builtin_photos, photos" in text
+    assert "builtin_photos, builtin_unpaired, masks, photos, unpaired" in text
     assert text.count("python train.py") >= 4
 
 
@@ -110,12 +110,12 @@ ANSWERS = {
     "--help": "None",
     "experiment=autoencoder --cfg job": "None",
     "experiment=autoencoder +typo=1": "error: unknown key 'typo'",
-    "experiment=autoencoder trainer.max_steps=fast": "error: trainer.max_steps is 'fast', expected int",
+    "experiment=autoencoder module.optimizr.lr=1": "error: unknown key 'module.optimizr.lr'",
+    "experiment=autoencoder seed=one": "error: seed is 'one', expected int",
     "experiment=autoencoder module.vae.in_chanels=3": "error: unknown key 'module.vae.in_chanels'",
     "experiment=autoencoder module._target_=os.system": "error: module._target_ is 'os.system'",
     "experiment=autoencoder +hydra.callbacks.x._target_=os.system": "error: '+hydra.callbacks.x._target_=os.system'",
     "resume=nothing": "error: nothing is no run folder",
-    "-m experiment=autoencoder trainer=ddp seed=1,2": "error: a sweep (-m) trains each job in one process",
 }
 
 
@@ -150,13 +150,14 @@ print(json.dumps({"answers": answers, "modules": sorted({m.partition(".")[0] for
     assert not list(tmp_path.rglob("config.yaml"))
 
 
-@pytest.mark.parametrize("words", [("--help",), (A, "--cfg", "job")])
+@pytest.mark.parametrize("words", [("--help",), (A, "--cfg", "job"), (A, "module.optimizr.lr=1")])
 def test_an_answer_costs_little(words: tuple[str, ...]) -> None:
     root = Path(__file__).parents[2]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        [sys.executable, "train.py", *words], cwd=root, check=True, capture_output=True, timeout=120
+    done = subprocess.run(
+        [sys.executable, "train.py", *words], cwd=root, check=False, capture_output=True, timeout=120
     )
+    assert done.returncode == ("optimizr" in words[-1])
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Seconds of computing, whatever else the machine does: 0.4 and 0.5; with torch 5 and more.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3

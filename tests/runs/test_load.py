@@ -5,8 +5,9 @@ import shutil
 import pytest
 import torch
 
+from doors.export import save_exported
 from runs import load
-from runs.load import at_home, load_run, locate
+from runs.load import load_run, locate, resolve_shipped_paths
 from tests.runs.saved_runs import colorizer_node, save_autoencoder, save_colorizer, save_run
 
 
@@ -51,8 +52,7 @@ def test_best_comes_before_last(run_dir, tmp_path):
 def test_a_shipped_model_is_found_by_name_from_any_folder(run_dir, tmp_path, monkeypatch):
     shipped = tmp_path / "pretrained" / "tiny_colorizer"
     run = load_run(str(run_dir))
-    shipped.mkdir(parents=True)
-    run.module.export(shipped)
+    save_exported(run.module, shipped)
     shutil.copy(run_dir / "config.yaml", shipped)
     monkeypatch.setattr(load, "PRETRAINED", tmp_path / "pretrained")
     monkeypatch.chdir(run_dir)
@@ -112,13 +112,13 @@ def test_an_autoencoder_keeps_its_scale_factor(tmp_path):
 def test_shipped_paths_work_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     node = {"a": ["pretrained/no_such_model"], "b": "elsewhere/x", "c": 3}
-    assert at_home(node) == {
+    assert resolve_shipped_paths(node) == {
         "a": [str(load.REPOSITORY / "pretrained/no_such_model")],
         "b": "elsewhere/x",
         "c": 3,
     }
     (tmp_path / "pretrained" / "no_such_model").mkdir(parents=True)
-    assert at_home(node) == node
+    assert resolve_shipped_paths(node) == node
 
 
 def test_a_missing_base_is_named(tmp_path, run_dir):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from callbacks.checkpoint_io import read_checkpoint
-from callbacks.preemption import StopSignals
+from reliability.checkpoint_io import read_checkpoint
+from reliability.stop_signals import StopSignals
 from runs.config import load_config
 from runs.folder import run_folder, status
 from runs.resume import resumed_job

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from callbacks.checkpoint_io import read_checkpoint
+from reliability.checkpoint_io import read_checkpoint
 from runs.folder import status
 from tests.runs.conftest import ROOT, TINY, Door
 from tests.runs.same_state import assert_same_runs, curve, steps_done

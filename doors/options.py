@@ -1,0 +1,237 @@
+"""The words `key=value` after a door: first the door's own, then those of the method that its run names.
+
+Nothing here imports torch, so that `--help` answers at once.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+
+from lightning_modules.options import option
+from runs.choices import nearest
+
+Options = TypeVar("Options")
+_PROTOCOL = "protocol."
+# Words of evaluate.py before protocols had keys.
+_EARLIER_PROTOCOL = {
+    "protocol": "protocol.protocol",
+    "colorfulness": "protocol.colorfulness_variant",
+    "colorfulness_difference": "protocol.colorfulness_difference",
+    "fid_backbone": "protocol.fid_backbone",
+    "weights_dir": "protocol.weights_dir",
+}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Of predict.py."""
+
+    run: str = option("run folder, checkpoint file, exported folder, or a name in pretrained/")
+    output: str = option("folder for the results: STEM.png, and NAME/STEM.png for further kinds")
+    input: str | None = option("a photo or a folder of photos, for all methods but those that generate", None)
+    format: str = option("png or tiff", "png")
+    max_pixels: int = option("larger photos are refused before decoding", 64_000_000)
+    device: str = option("auto, cpu, cuda ...", "auto")
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels={self.max_pixels} refuses every photo; give at least 1")
+        if self.format not in ("png", "tiff"):
+            raise ValueError(f"format={self.format} is not png or tiff")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """Of every door that measures; the data are those of the (first) run unless datamodule words say otherwise."""
+
+    split: str = option("val or test", "test")
+    limit: int | None = option("first so many images of the split; all if not given", None)
+    device: str = option("auto, cpu, cuda ...", "auto")
+    output: str | None = option("folder of the report; a new one under outputs/ if not given", None)
+
+    def __post_init__(self) -> None:
+        if self.split not in ("val", "test"):
+            raise ValueError(f"split={self.split} is not val or test")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(
+                f"limit={self.limit} leaves no image to measure; give at least 1, or leave it out"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(MeasureOptions):
+    """Of evaluate.py."""
+
+    run: str = option("run folder, checkpoint file, exported folder, or a name in pretrained/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(MeasureOptions):
+    """Of compare.py."""
+
+    methods: str = option("'A=RUN|RUN; B=RUN@steps=5': | joins training seeds of one method, @ sets options")
+    vary: str | None = option("a curve: OPTION=1,2,5 draws with each of these values", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Of export.py."""
+
+    run: str = option("run folder, checkpoint file, exported folder, or a name in pretrained/")
+    output: str = option("folder to write; it must not exist yet or be empty")
+    dtype: str = option("float32, float16 or bfloat16 of the stored weights", "float32")
+
+
+@dataclass(frozen=True)
+class Words(Generic[Options]):
+    """The words of a command line: the door's options, and those that others are asked about."""
+
+    door: Options
+    method: dict[str, str]  # key -> text, of keys that the door does not know
+    overrides: list[str]  # datamodule=NAME and dotted keys, which change the run's config
+    protocol: dict[str, str]  # KEY -> text of protocol.KEY=
+
+    def refuse(self, *, method: bool = False, overrides: bool = True) -> "Words[Options]":
+        """Itself. Raises a ValueError for words without effect: options of a method, changes of a config or protocol."""
+        for key in self.method if method else ():
+            raise ValueError(f"unknown option '{key}'{nearest(key, option_fields(type(self.door)))}")
+        for word in [*self.overrides, *(f"{_PROTOCOL}{key}=" for key in self.protocol)] if overrides else ():
+            raise ValueError(f"{word} has no effect here; --help lists the options")
+        return self
+
+
+def parse(kind: type[Options], arguments: Sequence[str], usage: str) -> Words[Options]:
+    """A door's options from its dataclass; words with other keys are kept for `method_options`.
+
+    `--help` prints the usage and every option, of a given run's method too, and exits.
+
+    Raises:
+        ValueError: a word without `=`, a value of another type, a missing option.
+    """
+    words = [word for word in arguments if word not in ("-h", "--help")]
+    if len(words) < len(arguments):
+        sys.stdout.write(_help(kind, usage, words))
+        raise SystemExit(0)
+    fields = option_fields(kind)
+    own: dict[str, str] = {}
+    method: dict[str, str] = {}
+    overrides: list[str] = []
+    protocol: dict[str, str] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"'{word}' is not of the form key=value; {usage}")
+        if issubclass(kind, MeasureOptions):
+            key = _EARLIER_PROTOCOL.get(key, key)
+        if key in fields:
+            own[key] = text
+        elif key.startswith(_PROTOCOL):
+            protocol[key.removeprefix(_PROTOCOL)] = text
+        elif "." in key or key == "datamodule":
+            overrides.append(word)
+        else:
+            method[key] = text
+    missing = [name for name in _required(kind) if name not in own]
+    if missing:
+        raise ValueError(f"{missing[0]}= is missing; {usage}")
+    return Words(kind(**converted(kind, own)), method, overrides, protocol)
+
+
+def method_options(method: type, texts: Mapping[str, str], door: type | None = None) -> Any:
+    """An object of a method's `Options`.
+
+    Args:
+        method: class of the module.
+        texts: key -> text.
+        door: whose options are suggested too where a key is mistyped.
+
+    Raises:
+        ValueError: an option that the method does not have, or a value that it refuses.
+    """
+    kind: Any = method.Options  # type: ignore[attr-defined]
+    known = option_fields(kind)
+    for key in texts:
+        if key not in known:
+            near = nearest(key, [*known, *(option_fields(door) if door else ())])
+            advice = near if near.startswith("; did you mean") else "; leave it out"
+            raise ValueError(f"{method.__name__} takes no {key}={advice}")
+    return kind(**converted(kind, texts))
+
+
+def option_fields(kind: type) -> dict[str, dataclasses.Field]:
+    """The fields that a user can set, by name: those made by `option`."""
+    return {f.name: f for f in dataclasses.fields(kind) if "help" in f.metadata}
+
+
+def converted(kind: type, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Values of a dataclass's fields from texts.
+
+    Raises:
+        ValueError: a text that is no value of the field's type, or empty where that means nothing.
+    """
+    hints = get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    return {key: _value(key, text, hints[key], fields[key]) for key, text in texts.items()}
+
+
+def _value(key: str, text: str, hint: Any, field: dataclasses.Field) -> Any:
+    kinds = [k for k in get_args(hint) or (hint,) if k is not NoneType]
+    own_parser = field.metadata.get("parse")
+    if not text.strip() and field.default != "" and (str in kinds or own_parser):
+        raise ValueError(f"{key}= is empty; give a value, or leave it out")
+    if NoneType in get_args(hint) and text in ("", "null") and str not in kinds:
+        return None
+    if own_parser:
+        return own_parser(text)
+    if get_origin(hint) is Literal or str in kinds:
+        return text
+    if kinds[0] is bool and text in ("true", "false"):
+        return text == "true"
+    if kinds[0] not in _KINDS:
+        value = yaml.safe_load(text)
+        return tuple(value) if isinstance(value, list) else value
+    try:
+        if kinds[0] is bool:
+            raise ValueError
+        return kinds[0](text)
+    except ValueError:
+        raise ValueError(f"{key}={text} is not {_KINDS[kinds[0]]}") from None
+
+
+def _required(kind: type) -> list[str]:
+    return [name for name, f in option_fields(kind).items() if f.default is dataclasses.MISSING]
+
+
+def _help(kind: type, usage: str, words: Sequence[str]) -> str:
+    lines = [usage, "", *_described(kind)]
+    run = next((word.removeprefix("run=") for word in words if word.startswith("run=")), "")
+    if run:
+        from runs.load import module_class
+
+        method = module_class(run)
+        lines += ["", f"Options of {method.__name__}:", *_described(method.Options)]
+    elif "run" in option_fields(kind) or issubclass(kind, MeasureOptions):
+        lines += ["", "The method of a run has options of its own: run=RUN --help lists them."]
+    if issubclass(kind, MeasureOptions):
+        lines += [
+            "",
+            "Words such as datamodule.root=DIR change the run's data, protocol.KEY= what is measured.",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _described(kind: type) -> list[str]:
+    # What must be given comes first, also where a class inherits options.
+    fields = sorted(option_fields(kind).values(), key=lambda f: f.default is not dataclasses.MISSING)
+    width = max((len(f.name) for f in fields), default=0)
+    return [f"  {f.name:<{width}}  {f.metadata['help']}{_default(f)}" for f in fields] or ["  none"]
+
+
+def _default(field: dataclasses.Field) -> str:
+    return "" if field.default in (dataclasses.MISSING, None, "") else f" [{field.default}]"

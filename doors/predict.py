@@ -1,0 +1,152 @@
+"""Applies a trained module to files: its results for each photo, written at the size that the method gives them."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.decode import UnreadableImage, decode_image
+from datamodules.image_files import list_images
+from datamodules.raster import Raster, raster
+from doors.options import PredictOptions, method_options
+from doors.writers import WRITERS
+from lightning_modules.base import TranslationModule
+from runs.load import load_run, module_class
+
+log = logging.getLogger(__name__)
+
+
+def predict(door: PredictOptions, texts: Mapping[str, str]) -> int:
+    """Writes the results of each photo into the output folder and returns the number of files that could not be read.
+
+    Args:
+        door: run, input and output.
+        texts: the method's options as key -> text.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run or input, or options that make no sense.
+    """
+    method = module_class(door.run)
+    options = method_options(method, texts, PredictOptions)
+    if method.takes_input != (door.input is not None):
+        need = "takes input=FILE_OR_DIR" if method.takes_input else "takes no input=; leave it out"
+        raise ValueError(f"{method.__name__} {need}")
+    photos = _photos(door.input)
+    output = Output(Path(door.output), door.format, [path for path, _ in photos])
+    for _, stem in photos:
+        output.check(output.place("", stem))
+    module = load_run(door.run).module.to(pick_device(door.device))
+    module.check_options(options, is_folder=door.input is not None and Path(door.input).is_dir())
+    options = module.prepare(options, lambda name: load_run(name).module)
+    if not method.takes_input:
+        output.write(module.results({"index": torch.tensor([0]), "name": ["sample"]}, options), "sample")
+        return 0
+    return _predict_photos(module, photos, output, options, door.max_pixels)
+
+
+def pick_device(name: str) -> torch.device:
+    """The named device, or for auto the best one at hand.
+
+    Raises:
+        ValueError: a device that this machine lacks.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={name} is not available here; use device=cpu") from error
+
+
+class Output:
+    """A folder of results: STEM.png of the main result, NAME/STEM.png of the others, _0, _1 ... for several samples.
+
+    Args:
+        folder: made with the first file.
+        suffix: png or tiff.
+        inputs: files that must not be overwritten.
+
+    Raises:
+        ValueError: the folder is a file.
+    """
+
+    def __init__(self, folder: Path, suffix: str, inputs: Sequence[Path] = ()) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"output={folder} is a file; give a folder for the results")
+        self.folder, self.suffix = folder, suffix
+        self.num_files = 0
+        self._taken = {path.resolve(): "the input" for path in inputs}
+
+    def place(self, kind: str, stem: str) -> Path:
+        """The file of one result; `kind` is "" for the main one, and `stem` may name a folder."""
+        return self.folder / kind / f"{stem}.{self.suffix}"
+
+    def check(self, path: Path) -> None:
+        """Raises a ValueError for a file that is an input or that another result has."""
+        if path.resolve() in self._taken:
+            what = self._taken[path.resolve()]
+            name = path.relative_to(self.folder)
+            raise ValueError(f"output={self.folder} would overwrite {what} {name}; give another folder")
+
+    def write(self, results: Mapping[str, Any], stem: str) -> None:
+        """Writes what `TranslationModule.results` gave for a batch of one."""
+        for number, (kind, result) in enumerate(results.items()):
+            samples = [result] if isinstance(result, (Tensor, Raster)) else list(result)
+            for index, sample in enumerate(samples):
+                name = stem if len(samples) == 1 else f"{stem}_{index}"
+                path = self.place(kind if number else "", name)
+                self.check(path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                WRITERS[self.suffix](sample if isinstance(sample, Raster) else raster(sample[0]), path)
+                self._taken[path.resolve()] = "the result"
+                self.num_files += 1
+
+
+def _predict_photos(
+    module: TranslationModule, photos: list[tuple[Path, str]], output: Output, options: Any, max_pixels: int
+) -> int:
+    num_failed, start = 0, time.perf_counter()
+    for number, (path, stem) in enumerate(photos):
+        try:
+            photo = decode_image(path, max_pixels=max_pixels)
+        except (UnreadableImage, OSError) as error:
+            log.warning("skipped %s", str(error).splitlines()[0])
+            num_failed += 1
+            continue
+        batch = {"image": photo[None], "index": torch.tensor([number]), "name": [path.name]}
+        output.write(module.results(batch, options), stem)
+    seconds = time.perf_counter() - start
+    num_done = len(photos) - num_failed
+    log.info("%d photos, %d results in %s (%.1f s)", num_done, output.num_files, output.folder, seconds)
+    if num_failed:
+        log.warning("%d of %d files could not be read", num_failed, len(photos))
+    return num_failed
+
+
+def _photos(given: str | None) -> list[tuple[Path, str]]:
+    """Each photo with its path inside the output folder, without suffix."""
+    if given is None:
+        return []
+    place = Path(given)
+    if place.is_dir():
+        return _unique([(path, path.relative_to(place)) for path in list_images(place)])
+    if not place.exists():
+        raise FileNotFoundError(f"input={given}: no such file or folder")
+    return [(place, place.stem)]
+
+
+def _unique(found: list[tuple[Path, Path]]) -> list[tuple[Path, str]]:
+    """Names without suffix must stay apart: a.png and a.jpg give a and a_jpg."""
+    taken: set[str] = set()
+    named = []
+    for path, relative in found:
+        stem = str(relative.with_suffix(""))
+        if stem in taken:
+            stem = f"{stem}_{relative.suffix[1:]}"
+        taken.add(stem)
+        named.append((path, stem))
+    return named

@@ -1,0 +1,158 @@
+"""What the methods on Stable Diffusion's layout share: its parts, prompts and their dropout, guidance.
+
+Shapes: B batch, Z latent channels, h/w latent cells, N tokens, D text width.
+"""
+
+from typing import Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collections
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.codecs import IdentityCodec, LatentCodec
+from diffusion.guidance import guide
+from diffusion.objectives import GaussianObjective, Weighting
+from diffusion.paths import GaussianPath
+from diffusion.samplers import Denoise
+from lightning_modules.base import Batch
+from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.options import PromptOptions
+from networks.latent_diffusion_parts import LatentDiffusionParts
+from networks.text_cache import TextCache
+
+
+class StableDiffusion(DiffusionModule):
+    """A diffusion module on the parts of a latent diffusion model; the condition is a dict with the text states.
+
+    Path and objective are those that the parts' scheduler describes, unless a method gives others.
+
+    Args:
+        parts: the model; without an autoencoder it works on pixels.
+        sampler: how samples are drawn.
+        weighting: of the timesteps: uniform, snr or min_snr.
+        gamma: cap of min_snr.
+        prompt_dropout: probability in [0, 1] that a training prompt is replaced by the empty one.
+        guidance_scale: of classifier-free guidance; 1 turns it off.
+        guidance_rescale: in [0, 1], against over-saturation.
+        text_cache_dir: folder for the states of a frozen text encoder; None keeps them in memory alone.
+        settings: as DiffusionModule and TranslationModule.
+    """
+
+    Options = PromptOptions
+
+    def __init__(
+        self,
+        *,
+        parts: LatentDiffusionParts,
+        weighting: Weighting = "uniform",
+        gamma: float = 5.0,
+        prompt_dropout: float = 0.1,
+        guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
+        text_cache_dir: str | None = None,
+        **settings: Any,
+    ) -> None:
+        if not 0 <= prompt_dropout <= 1:
+            raise ValueError(f"module.prompt_dropout is {prompt_dropout}; expected a probability in [0, 1]")
+        if "path" not in settings:
+            config = dict(parts.scheduler.config)
+            path = GaussianPath.from_scheduler_config(config)
+            prediction = config["prediction_type"]
+            objective = GaussianObjective(path, prediction=prediction, weighting=weighting, gamma=gamma)
+            settings |= {"path": path, "objective": objective}
+        codec = IdentityCodec(parts.unet.config.in_channels) if parts.vae is None else LatentCodec(parts.vae)
+        super().__init__(codec=codec, **settings)
+        self.parts = parts
+        self.prompt_dropout = prompt_dropout
+        self.guidance_scale = guidance_scale
+        self.guidance_rescale = guidance_rescale
+        self._text_cache_dir = text_cache_dir
+        self._text_cache: TextCache | None = None
+
+    def condition(self, batch: Batch) -> dict[str, Any]:
+        return {"text": self.embed(self.prompts(batch))}
+
+    def denoise(self, x_t: Tensor, timestep: Tensor, condition: dict[str, Any]) -> Tensor:
+        return self.parts.unet(x_t, timestep, condition["text"]).sample
+
+    def prompts(self, batch: Batch) -> list[str]:
+        """The captions; in training some are dropped, so that the model also learns to go without."""
+        if not self.training:
+            return captions(batch)
+        dropped = self.draws(batch).uniform("dropout") < self.prompt_dropout
+        return ["" if drop else text for text, drop in zip(captions(batch), dropped, strict=True)]
+
+    def embed(self, prompts: list[str]) -> Tensor | None:
+        """Text states (B, N, D), or None for an unconditional model."""
+        encoder = self.parts.text_encoder
+        if encoder is None or encoder in self._trained:
+            return None if encoder is None else encoder(prompts)
+        if self._text_cache is None:
+            self._text_cache = TextCache(encoder, folder=self._text_cache_dir)
+        return self._text_cache(prompts).float()  # the trained networks stay in float32
+
+    def negative(self, condition: dict[str, Any], prompt: str) -> dict[str, Any]:
+        """The condition that guidance pushes away from."""
+        if condition["text"] is None:
+            raise ValueError(
+                "guidance on an unconditional model has nothing to push away from; set guidance_scale=1"
+            )
+        return condition | {"text": self.embed([prompt] * len(condition["text"]))}
+
+    def denoise_both(
+        self, x_t: Tensor, timestep: Tensor, condition: dict[str, Any], negative: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """The predictions under both conditions, in one pass of twice the batch."""
+        both = stacked(condition, negative)
+        first, second = self.denoise(torch.cat([x_t, x_t]), torch.cat([timestep] * 2), both).chunk(2)
+        return first, second
+
+    def guided(self, condition: dict[str, Any], options: PromptOptions) -> Denoise:
+        """The network under a condition, with the guidance that the options or the module ask for."""
+        scale = self.guidance_scale if options.guidance is None else options.guidance
+        if scale == 1.0:
+            return lambda x_t, timestep: self.denoise(x_t, timestep, condition)
+        negative = self.negative(condition, options.negative_prompt)
+
+        def denoise(x_t: Tensor, timestep: Tensor) -> Tensor:
+            pred, away = self.denoise_both(x_t, timestep, condition, negative)
+            return guide(pred.float(), away.float(), scale=scale, rescale=self.guidance_rescale)
+
+        return denoise
+
+    def grid_px(self) -> int:
+        """Sides of an image that the networks take are multiples of this many pixels."""
+        return self.codec.downscale * 2 ** (len(self.parts.unet.config.block_out_channels) - 1)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            self._text_cache = None  # its encoder may be in another precision now
+
+    def full_precision_parts(self) -> list[nn.Module]:
+        # Stable Diffusion's autoencoders overflow in float16 (their configs say so: force_upcast).
+        vae = self.parts.vae
+        overflows = vae is not None and vae.config.get("force_upcast", False)
+        return [vae] if vae is not None and overflows and self.frozen_dtype() == "float16" else []
+
+    def exported(self) -> dict[str, Any]:
+        make = getattr(self.sampler, "scheduler", None)  # no scheduler of diffusers walks a bridge
+        scheduler = self.parts.scheduler if make is None else make(self.objective)
+        return self.parts.named() | {"scheduler": scheduler}
+
+
+def captions(batch: Batch) -> list[str]:
+    """The caption of each image, "" where the data have none."""
+    return batch.get("caption") or [""] * len(batch["index"])
+
+
+def stacked(first: Any, second: Any) -> Any:
+    """Two conditions as one of twice the batch."""
+    return apply_to_collections(first, second, Tensor, lambda one, other: torch.cat([one, other]))
+
+
+def padded(residual: Tensor, count: int) -> Tensor:
+    """A tensor (B, C, h, w) with zero samples behind, up to `count`."""
+    missing = count - len(residual)
+    return F.pad(residual, (0, 0) * 3 + (0, missing)) if missing else residual

@@ -1,0 +1,1 @@
+"""Trainings that survive signals, kills, full disks and lost processes; the one room that knows Lightning inside."""

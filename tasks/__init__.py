@@ -1,0 +1,1 @@
+"""What kind of result a method makes, how it is measured, and what it is compared with."""

@@ -1,0 +1,83 @@
+"""Options check their values where they are made, each once; the ranker of chroma=auto is loaded on request."""
+
+import pytest
+import torch
+
+from lightning_modules.color_options import ColorizationOptions, WalkOptions, chroma, with_ranker
+from lightning_modules.options import PromptOptions, size
+from lightning_modules.vividness_ranker import VividnessRanking
+from networks.vividness import ClipVividness, VividnessRanker
+from tests.models import tiny_settings
+from tests.networks.test_vividness import save_clip
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"steps": 0}, "steps=0 is not a whole number of at least 1"),
+        ({"guidance": float("nan")}, "guidance=nan is not a number from 0; 1 is off"),
+        ({"guidance": -1.0}, "guidance=-1 is not a number from 0; 1 is off"),
+        ({"guidance": float("inf")}, "guidance=inf is not a number from 0; 1 is off"),
+        ({"num_samples": 0}, "num_samples=0 asks for no result; give at least 1"),
+        ({"seed": 1 << 63}, "seed=9223372036854775808 does not fit in 64 bits"),
+    ],
+)
+def test_what_no_sampler_can_do_is_refused(settings, text):
+    with pytest.raises(ValueError, match=text):
+        PromptOptions(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "text"),
+    [
+        ({"start": 0.0}, ValueError, "start=0 is no level; expected above 0 and at most 1"),
+        ({"start": float("nan")}, ValueError, "start=nan is no level"),
+        ({"short_px": 0}, ValueError, "short_px=0 is no working size"),
+        ({"hints": "1,1"}, FileNotFoundError, "hints=1,1: no such file"),
+        ({"chroma": 1.0, "ranker": "mine"}, ValueError, "ranker=mine has no effect without chroma=auto"),
+        ({"ranker": "mine"}, ValueError, "ranker=mine has no effect without chroma=auto; add that, or leave"),
+    ],
+)
+def test_what_no_colorizer_can_do_is_refused(settings, kind, text):
+    with pytest.raises(kind, match=text):
+        WalkOptions(**settings)
+
+
+def test_chroma_is_a_number_or_auto():
+    assert [chroma(text) for text in ("0.8", "0", "auto")] == [0.8, 0.0, "auto"]
+    for wrong in ("half", "-1", "nan", "inf", "AUTO "):
+        with pytest.raises(ValueError, match=f"chroma={wrong} is neither a number from 0 nor auto; 0 is gre"):
+            chroma(wrong)
+
+
+def test_sizes_are_height_by_width():
+    assert size("512x768") == (512, 768)
+    for wrong in ("12", "0x5", "x", "5x-1", "axb"):
+        with pytest.raises(ValueError, match=f"size={wrong} is not HxW in pixels"):
+            size(wrong)
+
+
+def test_rankers_come_from_runs_and_from_clip(tmp_path):
+    def load(name: str) -> VividnessRanking:
+        if name == "nobody":
+            raise FileNotFoundError(f"run={name}: no such run folder or checkpoint")
+        asked.append(name)
+        return VividnessRanking(
+            ranker=VividnessRanker(channels=(8, 16)), optimizer=tiny_settings()["optimizer"]
+        )
+
+    asked: list[str] = []
+    plain = ColorizationOptions(chroma=1.0)
+    assert with_ranker(plain, load, CPU) is plain
+    assert isinstance(
+        with_ranker(ColorizationOptions(chroma="auto"), load, CPU).ranker_network, VividnessRanker
+    )
+    with_ranker(ColorizationOptions(chroma="auto", ranker="mine"), load, CPU)
+    assert asked == ["vividness_ranker", "mine"]
+    save_clip(tmp_path / "clip")
+    clip = with_ranker(ColorizationOptions(chroma="auto", ranker=f"clip:{tmp_path / 'clip'}"), load, CPU)
+    assert isinstance(clip.ranker_network, ClipVividness)
+    with pytest.raises(FileNotFoundError, match="ranker=nobody: no such run folder or checkpoint"):
+        with_ranker(ColorizationOptions(chroma="auto", ranker="nobody"), load, CPU)

@@ -1,0 +1,1 @@
+from tests.metrics.conftest import empty_hub, shared_weights, squeezenet_dir  # noqa: F401
