@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+NUM_THREADS = int(os.environ.get("TEST_THREADS", "1"))
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -23,13 +24,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def same_conditions() -> Iterator[None]:
-    """Seeds, one thread (other counts give other bits), and environment, folder and default dtype put back."""
+    """Seeds, the threads of TEST_THREADS (other counts give other bits), and environment, folder, dtype put back."""
     environment, folder = dict(os.environ), os.getcwd()
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    torch.set_num_threads(1)
+    torch.set_num_threads(NUM_THREADS)
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
