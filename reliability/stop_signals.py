@@ -63,10 +63,17 @@ class StopSignals:
     def explains(self, error: BaseException) -> bool:
         """Whether an exception follows from the received signal and is no failure of its own.
 
-        A signal to the whole process group ends loader workers too, and torch then raises a RuntimeError.
+        A signal to the whole process group ends loader workers too, and torch then raises a RuntimeError. What is raised
+        while the signal's own exception passes follows from it as well.
         """
-        ends = isinstance(error, (SystemExit, KeyboardInterrupt)) or "loader worker" in str(error).lower()
-        return self.received is not None and ends
+        if self.received is None:
+            return False
+        context: BaseException | None = error
+        while context is not None:
+            if isinstance(context, (SystemExit, KeyboardInterrupt)):
+                return True
+            context = context.__context__
+        return "loader worker" in str(error).lower()
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a forked loader worker: the main process ends it
@@ -84,4 +91,5 @@ class StopSignals:
     def _expect_dead_workers(self) -> None:
         """Takes away torch's handler, which raises in the middle of an update or of a save when a worker is gone."""
         if hasattr(signal, "SIGCHLD"):
-            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # No SIG_DFL: a child's end that Python has noted but not handled yet would then be an OSError, anywhere.
+            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)

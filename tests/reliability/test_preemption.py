@@ -250,6 +250,9 @@ def test_the_handlers_from_before_come_back():
         os.kill(os.getpid(), signal.SIGINT)
     assert stop.exit_code == 130
     assert not stop.explains(ValueError("a mistake"))
+    replaced = OSError("raised while the signal's own exception passed")
+    replaced.__context__ = SystemExit(143)
+    assert stop.explains(replaced)
     assert stop.explains(RuntimeError("DataLoader worker (pid 12) is killed by signal: Terminated."))
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)] == before
 
