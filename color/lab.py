@@ -3,6 +3,8 @@
 The 3x3 products are written channel by channel: as a convolution or a matrix product they would run in half
 precision under autocast, and in TF32 on CUDA (PyTorch's default for convolutions), which costs Lab three digits.
 Constants are those of scikit-image, so both agree to rounding.
+
+Every function raises ValueError for a tensor that is not floating point or not of the shape that it names.
 """
 
 import torch
@@ -29,16 +31,10 @@ _OFFSET = 4.0 / 29.0
 
 
 def rgb_to_lab(image: Tensor) -> Tensor:
-    """Converts sRGB to Lab.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1]. Half precision is computed in float32, float64 stays float64.
+    """Converts sRGB (B, 3, H, W) in [0, 1] to Lab; half precision is computed in float32, float64 stays float64.
 
     Returns:
         (B, 3, H, W): L* in [0, 100], a* and b* in Lab units (sRGB spans about -86..98 and -108..95).
-
-    Raises:
-        ValueError: if the tensor is not floating point or not (B, 3, H, W).
     """
     linear = rgb_to_linear_rgb(_working(image, channels=3))
     fx, fy, fz = (
@@ -48,17 +44,7 @@ def rgb_to_lab(image: Tensor) -> Tensor:
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """Converts Lab to sRGB without clipping: colours outside the gamut leave [0, 1].
-
-    Args:
-        lab: (B, 3, H, W), see `rgb_to_lab`.
-
-    Returns:
-        (B, 3, H, W) sRGB, float32 (float64 for float64 input).
-
-    Raises:
-        ValueError: if the tensor is not floating point or not (B, 3, H, W).
-    """
+    """Converts Lab to sRGB, both (B, 3, H, W), without clipping: colours outside the gamut leave [0, 1]."""
     return linear_rgb_to_rgb(lab_to_linear_rgb(lab))
 
 
@@ -73,16 +59,9 @@ def lab_to_linear_rgb(lab: Tensor) -> Tensor:
 
 
 def lightness(image: Tensor) -> Tensor:
-    """Returns L* / 100, the project's one definition of grey, at about a third of `rgb_to_lab`'s cost.
+    """Returns L* / 100, (B, 1, H, W) in [0, 1], of sRGB (B, 3, H, W) in [0, 1]: the project's one definition of grey.
 
-    Args:
-        image: (B, 3, H, W) sRGB in [0, 1].
-
-    Returns:
-        (B, 1, H, W) in [0, 1], float32 (float64 for float64 input).
-
-    Raises:
-        ValueError: if the tensor is not floating point or not (B, 3, H, W).
+    It costs about a third of `rgb_to_lab`.
 
     Example:
         >>> lightness(torch.ones(1, 3, 2, 2)).mean().round(decimals=4).item()
@@ -93,16 +72,9 @@ def lightness(image: Tensor) -> Tensor:
 
 
 def grey_image(lightness: Tensor) -> Tensor:
-    """Returns the neutral sRGB photo (R = G = B) that has the given lightness.
+    """Returns the neutral sRGB photo (R = G = B), (B, 3, H, W) in [0, 1], of a lightness (B, 1, H, W) in [0, 1].
 
-    Args:
-        lightness: (B, 1, H, W), L* / 100 in [0, 1].
-
-    Returns:
-        (B, 3, H, W) in [0, 1]; `lightness` of it is the argument again.
-
-    Raises:
-        ValueError: if the tensor is not floating point or not (B, 1, H, W).
+    The function `lightness` of it is the argument again.
     """
     luminance = _f_inverse((_working(lightness, channels=1) + 0.16) / 1.16)
     return linear_rgb_to_rgb(luminance.expand(-1, 3, -1, -1)).clamp(0.0, 1.0)
@@ -130,11 +102,7 @@ def _mix(channels: Tensor, matrix: tuple[tuple[float, float, float], ...]) -> li
 
 def _f(t: Tensor) -> Tensor:
     """Lab's cube root with its linear toe (CIE 15)."""
-    return torch.where(
-        t > _LINEAR_BELOW,
-        t.clamp(min=_LINEAR_BELOW).pow(1.0 / 3.0),
-        _SLOPE * t + _OFFSET,
-    )
+    return torch.where(t > _LINEAR_BELOW, t.clamp(min=_LINEAR_BELOW).pow(1.0 / 3.0), _SLOPE * t + _OFFSET)
 
 
 def _f_inverse(f: Tensor) -> Tensor:

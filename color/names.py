@@ -11,19 +11,6 @@ from torch import Tensor
 
 from color.lab import rgb_to_lab
 
-_CHROMATIC_NAMES = (
-    "red",
-    "orange",
-    "yellow",
-    "green",
-    "cyan",
-    "blue",
-    "purple",
-    "pink",
-    "brown",
-)
-COLOR_NAMES = (*_CHROMATIC_NAMES, "white", "black", "grey")
-
 # (name, first degree of its sector); a sector ends where the next begins, pink wraps around 0.
 _SECTORS = (
     ("pink", 0.0),
@@ -49,6 +36,7 @@ _HUES = {
     "pink": 355.0,
     "brown": 62.0,
 }
+COLOR_NAMES = (*_HUES, "white", "black", "grey")
 # Chroma below which a pixel has no colour name; near black the eye needs more of it.
 _GREY_BELOW = 10.0
 _DARK_GREY_BELOW = 18.0
@@ -81,38 +69,25 @@ def name_colors(image: Tensor, *, max_names: int = 3, min_share: float = 0.08) -
     Prominence of a chromatic name is the sum of its pixels' chroma, of a neutral one its number of pixels.
 
     Args:
-        image: (3, H, W) sRGB in [0, 1].
+        image: one picture (3, H, W), sRGB in [0, 1].
         max_names: largest number of names.
-        min_share: least share of the pixels that a name must cover.
-
-    Returns:
-        Names out of `COLOR_NAMES`; at least one if min_share is at most 1 / 12.
-
-    Raises:
-        ValueError: if the image is not (3, H, W) or max_names is below 1.
+        min_share: least share of the pixels that a name must cover; up to 1 / 12 there is at least one name.
 
     Example:
         >>> name_colors(torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1).expand(3, 8, 8))
         ['red']
     """
-    if image.ndim != 3 or max_names < 1:
-        raise ValueError(
-            f"name_colors got shape {tuple(image.shape)} and max_names={max_names}, expected (3, H, W) and at least 1; "
-            "name one picture of a batch at a time"
-        )
     star, a, b = rgb_to_lab(image[None])[0].flatten(1)
     chroma = torch.hypot(a, b)
     index = _name_index(star, chroma, torch.rad2deg(torch.atan2(b, a)) % 360.0)
     count = torch.bincount(index, minlength=len(COLOR_NAMES)).double()
     colour = torch.bincount(index, weights=chroma, minlength=len(COLOR_NAMES)).double()
-    chromatic = torch.arange(len(COLOR_NAMES), device=index.device) < len(_CHROMATIC_NAMES)
+    chromatic = torch.arange(len(COLOR_NAMES), device=index.device) < len(_HUES)
     # No picture has as many neutral pixels as the offset that sorts neutral names behind every chromatic one.
     prominence = torch.where(chromatic, colour + 1e12, count)
     prominence = prominence.masked_fill(count < min_share * index.numel(), -1.0)
     values, order = prominence.sort(descending=True, stable=True)
-    return [COLOR_NAMES[i] for i, value in zip(order.tolist(), values.tolist(), strict=True) if value >= 0][
-        :max_names
-    ]
+    return [COLOR_NAMES[i] for i in order[values >= 0].tolist()][:max_names]
 
 
 def hue_of(name: str) -> float:
@@ -165,14 +140,8 @@ def _name_index(star: Tensor, chroma: Tensor, hue: Tensor) -> Tensor:
         index.masked_fill_(where, position[name])
 
     # Brown is dark or dull orange; pink also light, dull red or purple.
-    assign(
-        "brown",
-        (hue >= 36) & (hue < 95) & ((star < 50) & (chroma < 60) | (chroma < 32)),
-    )
-    assign(
-        "pink",
-        (star > 65) & (chroma < 48) & ((hue >= 16) & (hue < 36) | (hue >= 318) & (hue < 338)),
-    )
+    assign("brown", (hue >= 36) & (hue < 95) & ((star < 50) & (chroma < 60) | (chroma < 32)))
+    assign("pink", (star > 65) & (chroma < 48) & ((hue >= 16) & (hue < 36) | (hue >= 318) & (hue < 338)))
     neutral = chroma < torch.where(star < 20, _DARK_GREY_BELOW, _GREY_BELOW)
     assign("grey", neutral)
     assign("white", neutral & (star > 85))

@@ -19,15 +19,8 @@ _GREY_BELOW = 2.0
 def blend_chroma(photo: Tensor, colored: Tensor, region: Tensor) -> Tensor:
     """The coloured photo inside a region and the photo itself outside, both bit for bit.
 
-    Between the two ab is mixed by the region's grey value and L* is the photo's; those pixels alone are converted.
-
-    Args:
-        photo: uint8 (3, H, W).
-        colored: uint8 (3, H, W).
-        region: uint8 (H, W), 255 inside, 0 outside.
-
-    Returns:
-        uint8 (3, H, W).
+    Photos are uint8 (3, H, W), the region uint8 (H, W) with 255 inside and 0 outside. Between the two ab is mixed by the
+    region's grey value and L* is the photo's; those pixels alone are converted.
     """
     result = torch.where(region > 0, colored, photo)
     for start in range(0, len(region), _STRIP_PX):

@@ -70,9 +70,9 @@ def transfer_chroma(
         (3, H, W) uint8 on the photo's device.
 
     Raises:
-        ValueError: if a shape, dtype or parameter is not as stated.
+        ValueError: if a shape or dtype is not as stated.
     """
-    _check(photo, colored, strip_px=strip_px, guide_px=guide_px, radius=radius, eps=eps)
+    _check(photo, colored)
     height, width = photo.shape[-2:]
     colored = colored.to(photo.device, torch.float32).clamp(0.0, 1.0)[None]
     if colored.shape[-2] >= height and colored.shape[-1] >= width:
@@ -132,10 +132,7 @@ def _linear_coefficients(guide: Tensor, chroma: Tensor, radius: int, eps: float)
 
 def _box_mean(tensor: Tensor, radius: int) -> Tensor:
     """Mean over (2 radius + 1)^2 windows; at the border over the part inside the picture."""
-    for kernel, padding in (
-        ((2 * radius + 1, 1), (radius, 0)),
-        ((1, 2 * radius + 1), (0, radius)),
-    ):
+    for kernel, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
         tensor = F.avg_pool2d(tensor, kernel, stride=1, padding=padding, count_include_pad=False)
     return tensor
 
@@ -165,10 +162,7 @@ def _strip_lightness(photo: Tensor, rows: slice) -> Tensor:
 
 
 def _assemble(
-    photo: Tensor,
-    chroma_at: Callable[[slice, Tensor], Tensor],
-    strip_px: int,
-    star: Tensor | None = None,
+    photo: Tensor, chroma_at: Callable[[slice, Tensor], Tensor], strip_px: int, star: Tensor | None = None
 ) -> Tensor:
     """Writes (L* of the photo, chroma_at(rows, L*)) strip by strip into a new uint8 picture."""
     result = torch.empty_like(photo)
@@ -179,15 +173,7 @@ def _assemble(
     return result
 
 
-def _check(
-    photo: Tensor,
-    colored: Tensor,
-    *,
-    strip_px: int,
-    guide_px: int,
-    radius: int,
-    eps: float,
-) -> None:
+def _check(photo: Tensor, colored: Tensor) -> None:
     if photo.ndim != 3 or photo.shape[0] != 3 or photo.dtype != torch.uint8:
         raise ValueError(
             f"chroma transfer got a photo of shape {tuple(photo.shape)} and {photo.dtype}, expected (3, H, W) uint8; "
@@ -198,14 +184,3 @@ def _check(
             f"chroma transfer got a coloured picture of shape {tuple(colored.shape)} and {colored.dtype}, expected "
             "(3, h, w) floating point in [0, 1]; pass one picture of the batch, scaled by 1 / 255 if it is 8-bit"
         )
-    for name, value, least in (
-        ("strip_px", strip_px, 1),
-        ("guide_px", guide_px, 1),
-        ("radius", radius, 1),
-    ):
-        if value < least:
-            raise ValueError(
-                f"chroma transfer got {name}={value}, expected at least {least}; leave it at its default"
-            )
-    if eps <= 0:
-        raise ValueError(f"chroma transfer got eps={eps}, expected a variance above 0; the default is 3e-4")

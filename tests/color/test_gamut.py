@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from color.gamut import clip_chroma
@@ -48,8 +47,3 @@ def test_scale_is_the_largest_that_fits_and_hue_is_kept():
 def test_lightness_beyond_the_scale_is_clamped_to_it():
     lab = torch.tensor([[[[-5.0, 120.0]], [[0.0, 0.0]], [[0.0, 0.0]]]])
     torch.testing.assert_close(clip_chroma(lab)[0, :, 0], torch.tensor([[0.0, 1.0]] * 3), rtol=0, atol=1e-4)
-
-
-def test_no_bisections_is_refused():
-    with pytest.raises(ValueError, match="num_bisections=0"):
-        clip_chroma(random_lab(4), num_bisections=0)
