@@ -66,9 +66,8 @@ class LatentDiffusionParts(nn.Module):
             FileNotFoundError: neither a folder in that layout nor a reachable hub id.
             ValueError: pickled weights without allow_pickle, or a U-Net that takes more than the latent.
         """
-        options: dict[str, Any] = {} if revision is None else {"revision": revision}
         # None stands for safetensors where there are any, else pickles.
-        options |= {"use_safetensors": None if allow_pickle else True}
+        options: dict[str, Any] = {"revision": revision, "use_safetensors": None if allow_pickle else True}
         local = Path(source)
         if local.is_dir() and not (local / "unet").is_dir():
             raise FileNotFoundError(
@@ -78,14 +77,21 @@ class LatentDiffusionParts(nn.Module):
         try:
             unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", **options)
             scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler", revision=revision)
-            with_text = unet.config.encoder_hid_dim is not None or _attends(unet)
+            attends = any("CrossAttn" in name for name in unet.config.down_block_types)
+            with_text = unet.config.encoder_hid_dim is not None or attends
             text_encoder = TextEncoder.from_folder(source, **options) if with_text else None
         except (OSError, ValueError, UnpicklingError) as error:
             raise _not_loaded(source, error, allow_pickle) from error
         if local.is_dir() and not (local / "vae").is_dir() and unet.config.in_channels == 3:  # of pixels
             return cls(unet=unet, vae=None, scheduler=scheduler, text_encoder=text_encoder)
         vae = load_vae(source, revision=revision, allow_pickle=allow_pickle)
-        _check_input(source, unet, vae.config.latent_channels)
+        if unet.config.in_channels > unet.config.out_channels == vae.config.latent_channels:
+            raise ValueError(
+                f"{source} is no base: its U-Net takes {unet.config.in_channels} channels and the autoencoder makes "
+                f"{vae.config.latent_channels}, as in a run of diffusing_colors with module.hint_prob above 0 or "
+                "module.sees_source=true; give the base of that run as module.parts.source, or train that run on with "
+                "resume=RUN_DIR or ckpt_path=CHECKPOINT"
+            )
         return cls(unet=unet, vae=vae, scheduler=scheduler, text_encoder=text_encoder)
 
     def named(self) -> dict[str, Any]:
@@ -99,20 +105,6 @@ class LatentDiffusionParts(nn.Module):
         """Writes every part as from_pretrained of diffusers reads it."""
         for name, part in (self.named() | {"scheduler": self.scheduler}).items():
             part.save_pretrained(folder / name)
-
-
-def _check_input(source: str, unet: UNet2DConditionModel, num_channels: int) -> None:
-    if unet.config.in_channels > unet.config.out_channels == num_channels:
-        raise ValueError(
-            f"{source} is no base: its U-Net takes {unet.config.in_channels} channels and the autoencoder makes "
-            f"{num_channels}, as in a run of diffusing_colors with module.hint_prob above 0 or module.sees_source=true; "
-            "give the base of that run as module.parts.source, or train that run on with resume=RUN_DIR or "
-            "ckpt_path=CHECKPOINT"
-        )
-
-
-def _attends(unet: UNet2DConditionModel) -> bool:
-    return any("CrossAttn" in name for name in unet.config.down_block_types)
 
 
 def load_vae(
@@ -130,11 +122,12 @@ def load_vae(
         ValueError: another class, or pickled weights without allow_pickle.
     """
     local, safe = Path(source), None if allow_pickle else True
-    subfolder = "vae" if (local / "vae").is_dir() or not local.is_dir() else None
-    tries = [subfolder, None] if not local.is_dir() else [subfolder]
-    failure: Exception | None = None
-    for place in tries:
-        where = ({"subfolder": place} if place else {}) | ({"revision": revision} if revision else {})
+    places = ["vae", None]  # of a hub id both are asked for
+    if local.is_dir():
+        places = ["vae"] if (local / "vae").is_dir() else [None]
+    failure: Exception = FileNotFoundError(source)
+    for place in places:
+        where = {"subfolder": place, "revision": revision}
         try:
             kind = _AUTOENCODERS[AutoencoderKL.load_config(source, **where)["_class_name"]]
             return kind.from_pretrained(source, use_safetensors=safe, **where)
@@ -144,7 +137,6 @@ def load_vae(
             ) from error
         except (OSError, ValueError) as error:
             failure = error
-    assert failure is not None
     raise _not_loaded(source, failure, allow_pickle)
 
 
@@ -180,11 +172,7 @@ def _pickled_parts(folder: Path) -> list[str]:
 
 
 def to_dtype(name: str) -> torch.dtype:
-    """float32, bfloat16 or float16 from its name.
-
-    Raises:
-        ValueError: another name.
-    """
+    """float32, bfloat16 or float16 from its name; ValueError for another."""
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in known:
         raise ValueError(f"dtype '{name}' is unknown; expected one of {', '.join(known)}")

@@ -53,9 +53,8 @@ class SqueezeNetFeatures(nn.Module):
                 f"{path} cannot be read: it is damaged or holds more than tensors; give a squeezenet1_1 state dict"
             ) from error
         net = cls()
-        wanted = {
-            k.removeprefix("features."): v.float() for k, v in state.items() if k.startswith("features.")
-        }
+        prefix = "features."
+        wanted = {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
         try:
             net.features.load_state_dict(wanted)
         except RuntimeError as error:

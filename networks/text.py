@@ -4,7 +4,7 @@ Shapes: B batch, N tokens, D width.
 """
 
 from functools import lru_cache
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,25 +59,19 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_folder(
-        cls, source: str, *, use_safetensors: bool | None = True, **options: object
+        cls, source: str, *, revision: str | None = None, use_safetensors: bool | None = True
     ) -> "TextEncoder":
         """Loads `text_encoder/` and `tokenizer/` of a diffusers folder or hub id; no code that comes with them runs.
 
-        Args:
-            source: folder or hub id.
-            use_safetensors: True = nothing else; None = pickled tensors (weights_only) where there are none.
-            options: passed on to from_pretrained.
+        use_safetensors=None also takes pickled tensors (weights_only) where there are no safetensors.
         """
+        at: dict[str, Any] = {} if revision is None else {"revision": revision}
         tokenizer = AutoTokenizer.from_pretrained(
-            source, subfolder="tokenizer", trust_remote_code=False, **options
+            source, subfolder="tokenizer", trust_remote_code=False, **at
         )
-        model = CLIPTextModel.from_pretrained(
-            source,
-            subfolder="text_encoder",
-            dtype=torch.float32,  # transformers would otherwise keep the precision of the file
-            use_safetensors=use_safetensors,
-            **options,
-        )
+        # transformers would otherwise keep the precision of the file.
+        at |= {"dtype": torch.float32, "use_safetensors": use_safetensors}
+        model = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", **at)
         return cls(model, tokenizer)
 
     @property
@@ -97,8 +91,3 @@ class TextEncoder(nn.Module):
             caption, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         )
         return row.input_ids[0]
-
-    def save(self, folder: Path) -> None:
-        """Writes `text_encoder/` and `tokenizer/` as diffusers pipelines read them."""
-        self.model.save_pretrained(folder / "text_encoder")
-        self.tokenizer.save_pretrained(folder / "tokenizer")

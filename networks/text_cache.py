@@ -52,20 +52,20 @@ class TextCache:
 
     def _keep(self, caption: str, states: Tensor) -> None:
         self._memory[caption] = states
-        if self._folder is not None:
-            path = self._path(caption)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            stored = {"states": states.contiguous().cpu()}
-            try:
-                save_file(stored, temporary, metadata={"sha256": content_hash(stored)})
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        if (path := self._path(caption)) is None:
+            return
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        stored = {"states": states.contiguous().cpu()}
+        try:
+            save_file(stored, temporary, metadata={"sha256": content_hash(stored)})
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _read(self, caption: str) -> bool:
-        if self._folder is None or not self._path(caption).is_file():
-            return False
         path = self._path(caption)
+        if path is None or not path.is_file():
+            return False
         try:
             with safe_open(path, "pt") as file:
                 states, expected = file.get_tensor("states"), file.metadata()["sha256"]
@@ -79,9 +79,9 @@ class TextCache:
         self._memory[caption] = states.to(self._encoder.model.device)
         return True
 
-    def _path(self, caption: str) -> Path:
-        assert self._folder is not None
-        return self._folder / f"{hashlib.sha256(caption.encode()).hexdigest()[:32]}.safetensors"
+    def _path(self, caption: str) -> Path | None:
+        name = f"{hashlib.sha256(caption.encode()).hexdigest()[:32]}.safetensors"
+        return None if self._folder is None else self._folder / name
 
 
 def _fingerprint(encoder: TextEncoder) -> str:

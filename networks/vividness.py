@@ -11,6 +11,13 @@ from torch import Tensor, nn
 
 from color.lab import rgb_to_lab
 
+# A well coloured photo first, then photos with too little and too much colour.
+_CLIP_TEXTS = [
+    "a natural colour photo",
+    "a black and white photo",
+    "a washed out photo",
+    "an oversaturated photo with garish colours",
+]
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -68,27 +75,14 @@ class ClipVividness(nn.Module):
     Args:
         model: transformers' CLIPModel.
         tokenizer: the model's CLIPTokenizer.
-        wanted: the text of a well coloured photo.
-        unwanted: texts of photos with too little and too much colour.
     """
 
     texts: Tensor
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        wanted: str = "a natural colour photo",
-        unwanted: tuple[str, ...] = (
-            "a black and white photo",
-            "a washed out photo",
-            "an oversaturated photo with garish colours",
-        ),
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
         self.model: Any = model.eval().requires_grad_(False)
-        tokens = tokenizer([wanted, *unwanted], padding=True, truncation=True, return_tensors="pt")
+        tokens = tokenizer(_CLIP_TEXTS, padding=True, truncation=True, return_tensors="pt")
         with torch.no_grad():
             states = self.model.text_model(**tokens).pooler_output
             texts = F.normalize(self.model.text_projection(states), dim=-1)
@@ -113,7 +107,7 @@ class ClipVividness(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Log probabilities (B,) of the wanted text for images (B, 3, H, W) in [0, 1]."""
+        """Log probabilities (B,) of the text of a well coloured photo for images (B, 3, H, W) in [0, 1]."""
         side = self.model.config.vision_config.image_size
         resized = F.interpolate(image, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = (torch.tensor(v, device=image.device).view(1, 3, 1, 1) for v in (_CLIP_MEAN, _CLIP_STD))

@@ -43,7 +43,8 @@ def test_a_caption_does_not_depend_on_its_neighbours():
 @torch.no_grad()
 def test_a_saved_byte_encoder_gives_equal_states(tmp_path):
     encoder = small_encoder()
-    encoder.save(tmp_path)
+    encoder.model.save_pretrained(tmp_path / "text_encoder")
+    encoder.tokenizer.save_pretrained(tmp_path / "tokenizer")
     loaded = TextEncoder.from_folder(str(tmp_path))
     assert torch.equal(loaded.eval()(CAPTIONS), encoder(CAPTIONS))
     assert loaded.width == 16
@@ -58,7 +59,8 @@ def test_clip_states_are_those_of_transformers(tmp_path):
     torch.testing.assert_close(encoder(CAPTIONS), model(tokens.input_ids)[0])
     red = tokenizer.convert_tokens_to_ids("red</w>")
     assert encoder._tokens("Red").tolist()[:3] == [tokenizer.bos_token_id, red, tokenizer.eos_token_id]
-    encoder.save(tmp_path)
+    encoder.model.save_pretrained(tmp_path / "text_encoder")
+    encoder.tokenizer.save_pretrained(tmp_path / "tokenizer")
     assert torch.equal(TextEncoder.from_folder(str(tmp_path)).eval()(CAPTIONS), encoder(CAPTIONS))
 
 
