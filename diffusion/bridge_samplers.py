@@ -93,9 +93,7 @@ class BridgeSampler:
     def timesteps(self, path: BridgePath, *, start: float = 1.0) -> list[int]:
         """The timesteps of the network evaluations, falling, evenly spaced; the last step leads from there to x_0.
 
-        Args:
-            path: the bridge.
-            start: level m in (0, 1] to begin at; the nearest timestep is taken.
+        The first is the one nearest to the level `start`.
         """
         if not 0 < start <= 1:
             raise ValueError(
@@ -181,7 +179,7 @@ def keep_outside(path: BridgePath, known: Tensor, source: Tensor, inside: Tensor
     Args:
         path: the bridge.
         known: clean tensor (B, C, h, w), of which the outside counts.
-        source: (B, C, h, w).
+        source: y (B, C, h, w).
         inside: (1 or B, 1, h, w), 1 in the region's cells and 0 outside.
         noise: (B, C, h, w), the same at every level.
     """

@@ -12,24 +12,16 @@ import torch
 from torch import Tensor
 
 # Streams that had numbers before they had names alone, so that trained runs go on with the same draws.
-_NUMBERED = {
-    "noise": 1,
-    "timestep": 2,
-    "posterior": 3,
-    "dropout": 4,
-    "sample": 5,
-    "network": 6,
-    "hint": 7,
-    "region": 8,
-}
+_NUMBERED = ["noise", "timestep", "posterior", "dropout", "sample", "network", "hint", "region"]  # from 1
 # Evaluation draws from keys of its own, the same every time.
 _EVALUATION = 1_000_003
 
 
 def stream_number(name: str) -> int:
     """The number of an independent use of randomness, from its name alone: adding a stream never shifts another."""
-    number = _NUMBERED.get(name)
-    return number or int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+    if name in _NUMBERED:
+        return _NUMBERED.index(name) + 1
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
 def _mix(state: np.ndarray) -> np.ndarray:
@@ -42,9 +34,7 @@ def _mix(state: np.ndarray) -> np.ndarray:
 def keyed_integers(*key: int, sample: Sequence[int] | np.ndarray) -> np.ndarray:
     """64-bit integers (B,), one for each entry of `sample`, that depend on the key and that entry alone.
 
-    Args:
-        key: any integers, for example (seed, stream, step).
-        sample: (B,) the sample numbers.
+    The key is any integers, for example (seed, stream, step).
     """
     with np.errstate(over="ignore"):
         state = np.zeros(len(sample), dtype=np.uint64)

@@ -30,9 +30,9 @@ class Classes:
 
     def known(self, ids: Tensor) -> Tensor:
         """Where ids of any shape are not void."""
-        return (
-            torch.ones_like(ids, dtype=torch.bool) if self.ignore_index is None else ids != self.ignore_index
-        )
+        if self.ignore_index is None:
+            return torch.ones_like(ids, dtype=torch.bool)
+        return ids != self.ignore_index
 
     def checked(self, pred: Tensor, target: Tensor) -> Tensor:
         """Returns where the truth is not void, bool (B, H, W).
@@ -40,12 +40,8 @@ class Classes:
         Raises:
             ValueError: unless both are int64 (B, H, W) of one shape with ids below num_classes, the truth's void apart.
         """
-        if (
-            pred.shape != target.shape
-            or pred.ndim != 3
-            or pred.is_floating_point()
-            or target.is_floating_point()
-        ):
+        are_ids = not (pred.is_floating_point() or target.is_floating_point())
+        if pred.shape != target.shape or pred.ndim != 3 or not are_ids:
             raise ValueError(
                 f"a mask metric got pred {pred.dtype} {tuple(pred.shape)} and target {target.dtype} "
                 f"{tuple(target.shape)}, expected class ids, int64 (B, H, W), of one shape"
