@@ -2,15 +2,14 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchmetrics.image.fid import NoTrainInceptionV3
 from torchmetrics.utilities.imports import _TORCH_FIDELITY_AVAILABLE
+from torchvision.transforms.functional import normalize
 
-from metrics.weights import MissingWeightsError, inception_weights, tensors_alone, weights_in
+from metrics.weights import MissingWeightsError, check_tensors_alone, inception_weights, weights_in
 from networks.squeezenet import SqueezeNetFeatures
 
 
@@ -60,8 +59,8 @@ _squeezenet = lru_cache(maxsize=1)(SqueezeNetFeatures.from_file)
 
 @lru_cache(maxsize=1)
 def _inception(weights: Path) -> nn.Module:
-    with tensors_alone(weights):
-        net = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+    check_tensors_alone(weights)
+    net = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
     net.num_features = 2048  # read by torchmetrics
     return net.eval().requires_grad_(False)
 
@@ -82,9 +81,6 @@ class _PooledSqueezeNet(nn.Module):
 class _TimmFeatures(nn.Module):
     """Pooled features (B, D) of a timm model, of pictures resized to the size that its weights were trained at."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, name: str, weights: Path) -> None:
         super().__init__()
         import timm
@@ -97,17 +93,14 @@ class _TimmFeatures(nn.Module):
             raise ValueError(
                 f"{weights} does not hold the weights of {name}: {str(error).splitlines()[0]}"
             ) from error
-        config: dict[str, Any] = timm.data.resolve_model_data_config(self.net)
+        config = timm.data.resolve_model_data_config(self.net)
         self.num_features = int(self.net.num_features)  # type: ignore[arg-type]
         self.size_px: tuple[int, int] = config["input_size"][1:]
-        for key in ("mean", "std"):
-            self.register_buffer(key, torch.tensor(config[key]).view(1, 3, 1, 1), persistent=False)
+        self.mean, self.std = config["mean"], config["std"]
 
     def forward(self, image: Tensor) -> Tensor:
-        resized = interpolate(
-            image.float() / 255.0, size=self.size_px, mode="bicubic", align_corners=False, antialias=True
-        )
-        return self.net((resized.clamp(0.0, 1.0) - self.mean) / self.std)
+        resized = interpolate(image.float() / 255.0, size=self.size_px, mode="bicubic", antialias=True)
+        return self.net(normalize(resized.clamp(0.0, 1.0), self.mean, self.std))
 
 
 @lru_cache(maxsize=1)

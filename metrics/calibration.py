@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torchmetrics import Metric
@@ -35,11 +35,8 @@ def class_probabilities(probability: Tensor, num_classes: int) -> Tensor:
 class ExpectedCalibrationError(Metric):
     """ECE of the most probable class: sum over bins of share |accuracy - confidence| (Guo et al. 2017, eq. 3).
 
-    Bins ((m - 1) / M, m / M] are filled with the pixels of all images together, void ones left out.
-
-    Args:
-        num_bins: M.
-        classes: the fields of `Classes`.
+    Bins ((m - 1) / M, m / M], M = num_bins, are filled with the pixels of all images together, void ones left out;
+    `classes` are the fields of `Classes`.
     """
 
     bins: Tensor
@@ -101,15 +98,13 @@ class UncertaintyAuroc(MaskMetric):
             raise ValueError(
                 f"an uncertainty got shape {tuple(uncertainty.shape)}, expected {tuple(target.shape)} as the masks"
             )
-        images = zip(uncertainty, pred != target, known, strict=True)
-        values = [_auroc(score[seen], wrong[seen]) for score, wrong, seen in images]
+        images = zip(uncertainty.double().cpu(), (pred != target).cpu(), known.cpu(), strict=True)
+        values = [_auroc(score[wrong & seen], score[~wrong & seen]) for score, wrong, seen in images]
         self.keep(torch.tensor(values, device=self.device))
 
 
-def _auroc(score: Tensor, positive: Tensor) -> float:
-    num_positive = int(positive.sum())
-    num_pairs = num_positive * (len(positive) - num_positive)
+def _auroc(positive: Tensor, negative: Tensor) -> float:
+    num_pairs = len(positive) * len(negative)
     if not num_pairs:
         return float("nan")
-    ranks = rankdata(score.double().cpu().numpy())[positive.cpu().numpy()]
-    return float((ranks.sum() - num_positive * (num_positive + 1) / 2) / num_pairs)
+    return float(mannwhitneyu(positive, negative, method="asymptotic").statistic) / num_pairs

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
 
 from color.lab import lightness, rgb_to_lab
 from metrics.delta_e import delta_e_2000
@@ -13,7 +14,6 @@ from metrics.per_image import (
     PicturePairMetric,
     Summary,
     check_pair,
-    joined,
     summarize,
     to_8_bit,
 )
@@ -42,11 +42,7 @@ def colorfulness(image: Tensor, *, variant: ColorfulnessVariant = "hasler") -> T
 
 
 class Colorfulness(PerImageMetric):
-    """Colourfulness of the predictions alone, one value per image; no reference, so no direction is better.
-
-    Args:
-        variant: see `colorfulness`.
-    """
+    """Colourfulness of the predictions alone, see `colorfulness`; no reference, so no direction is better."""
 
     def __init__(self, variant: ColorfulnessVariant = "hasler") -> None:
         super().__init__()
@@ -73,8 +69,7 @@ class ColorfulnessDifference(Metric):
         self, variant: ColorfulnessVariant = "hasler", convention: DifferenceConvention = "of_means"
     ) -> None:
         super().__init__()
-        self.variant = variant
-        self.convention = convention
+        self.variant, self.convention = variant, convention
         self.add_state("pred_values", default=[], dist_reduce_fx="cat")
         self.add_state("target_values", default=[], dist_reduce_fx="cat")
 
@@ -86,7 +81,7 @@ class ColorfulnessDifference(Metric):
 
     def compute(self) -> Summary:
         """The difference over all images, by the chosen convention."""
-        pred, target = joined(self.pred_values).double(), joined(self.target_values).double()
+        pred, target = (dim_zero_cat(v).double() for v in (self.pred_values, self.target_values))
         if self.convention == "per_image":
             return summarize((pred - target).abs())
         return Summary((pred.mean() - target.mean()).abs().item(), None, pred.numel())

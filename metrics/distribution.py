@@ -1,40 +1,30 @@
 """Distances between the features of two sets of pictures: Frechet and kernel distances on named backbones."""
 
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
+from torchmetrics.utilities.data import dim_zero_cat
 
 from metrics.backbones import feature_network
-from metrics.per_image import Summary, check_pair, joined, to_8_bit
-
-
-def frechet_key(backbone: str) -> str:
-    """The name that a Frechet distance on this backbone may be published under: only Inception's is FID."""
-    return "fid" if backbone == "inception" else f"frechet_{backbone}"
-
-
-def kernel_key(backbone: str) -> str:
-    """The name that a kernel distance on this backbone may be published under: only Inception's is KID."""
-    return "kid" if backbone == "inception" else f"kernel_{backbone}"
+from metrics.per_image import Summary, check_pair, to_8_bit
 
 
 class FrechetDistance(FrechetInceptionDistance):
     """Frechet distance of Gaussians fitted to features of predictions and of true pictures.
 
-    With "inception" it is FID (Heusel et al. 2017); with any other backbone it is another number, reported under
-    `report_name` and never as FID. Covariances of fewer pictures than features are singular: such values are biased
-    upwards and compare only at equal counts.
+    With "inception" it is FID (Heusel et al. 2017), with any other backbone another number. Covariances of fewer pictures
+    than features are singular: such values are biased upwards and compare only at equal counts.
 
     Args: as `feature_network`, which also says what is raised.
     """
 
     def __init__(self, backbone: str = "inception", *, weights_dir: str | Path | None = None) -> None:
         super().__init__(feature=feature_network(backbone, weights_dir))
-        self.report_name = frechet_key(backbone)
 
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Adds predictions and true pictures, (B, 3, H, W) in [0, 1] taken as 8-bit; B may differ."""
@@ -58,8 +48,7 @@ class KernelDistance(Metric):
     compares at unequal counts.
 
     Args:
-        backbone: as in `feature_network`, which also says what is raised.
-        weights_dir: likewise.
+        backbone, weights_dir: as in `feature_network`, which also says what is raised.
         subset_size: pictures of each set that are compared at a time.
         num_subsets: subsets drawn from larger sets.
     """
@@ -77,7 +66,6 @@ class KernelDistance(Metric):
     ) -> None:
         super().__init__()
         self.net = feature_network(backbone, weights_dir)
-        self.report_name = kernel_key(backbone)
         self.subset_size, self.num_subsets = subset_size, num_subsets
         self.add_state("pred_features", default=[], dist_reduce_fx="cat")
         self.add_state("target_features", default=[], dist_reduce_fx="cat")
@@ -91,7 +79,7 @@ class KernelDistance(Metric):
 
     def compute(self) -> Summary:
         """The distance and the number of predictions; ValueError for fewer than two pictures of either set."""
-        pred, target = joined(self.pred_features).double(), joined(self.target_features).double()
+        pred, target = (dim_zero_cat(f).double() for f in (self.pred_features, self.target_features))
         _check_count(min(len(pred), len(target)), "a kernel distance")
         size = min(self.subset_size, len(pred), len(target))
         if size == len(pred) == len(target):
@@ -101,8 +89,8 @@ class KernelDistance(Metric):
         def subset(features: Tensor) -> Tensor:
             return features[torch.randperm(len(features), generator=generator)[:size]]
 
-        drawn = [poly_mmd(subset(target), subset(pred)) for _ in range(self.num_subsets)]
-        return Summary(torch.stack(drawn).mean().item(), None, len(pred))
+        drawn = [poly_mmd(subset(target), subset(pred)).item() for _ in range(self.num_subsets)]
+        return Summary(fmean(drawn), None, len(pred))
 
 
 def _check_count(count: int, what: str) -> None:

@@ -3,11 +3,11 @@
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-import torch
 from scipy.stats import bootstrap
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.utilities.data import dim_zero_cat
 
 # PSNR of identical 8-bit pictures is infinite and would swallow the mean; one wrong step in one value of a
 # 256-pixel picture is 101 dB.
@@ -19,9 +19,8 @@ _BOOTSTRAP_NUMBERS = 2**21  # drawn at a time
 class Summary(NamedTuple):
     """A metric over a set of images.
 
-    `std` is the sample standard deviation over images, `interval` the 95 % percentile bootstrap of the mean over
-    images (low, high); None where a value belongs to the whole set, or to fewer than two images, and the interval where
-    a value is not finite.
+    `std` is the sample standard deviation over images, `interval` the 95 % percentile bootstrap of the mean (low, high);
+    None where a value belongs to the whole set, or to fewer than two images, and the interval where one is not finite.
     """
 
     mean: float
@@ -39,10 +38,10 @@ def summarize(values: Tensor) -> Summary:
     return Summary(values.mean().item(), std, count, interval)
 
 
-def bootstrap_interval(values: Tensor, *, num_resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(values: Tensor, *, num_resamples: int = 2000) -> tuple[float, float]:
     """The 95 % percentile bootstrap interval of the mean of values (N,), N at least 2 (Efron 1979).
 
-    The same values in the same order and the same seed give the same interval; at most about 64 MiB are in use.
+    The same values in the same order give the same interval; at most about 64 MiB are in use.
     """
     drawn = bootstrap(
         (values.double().cpu().numpy(),),
@@ -50,7 +49,7 @@ def bootstrap_interval(values: Tensor, *, num_resamples: int = 2000, seed: int =
         n_resamples=num_resamples,
         batch=max(1, _BOOTSTRAP_NUMBERS // values.numel()),
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(0),
     )
     return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
@@ -90,7 +89,7 @@ class PerImageMetric(Metric):
 
     def all_values(self) -> Tensor:
         """One value per image seen so far, (N,); those of all processes inside `compute`."""
-        return joined(self.values)
+        return dim_zero_cat(self.values)
 
     def compute(self) -> Summary:
         """Mean, spread and count over all images seen by all processes."""
@@ -102,6 +101,7 @@ class PicturePairMetric(PerImageMetric):
     """Base: `update(pred, target)` stores `per_image(pred, target)`.
 
     Example:
+        >>> import torch
         >>> metric = Psnr()
         >>> metric.update(torch.full((2, 3, 16, 16), 0.4), torch.full((2, 3, 16, 16), 0.2))
         >>> round(metric.compute().mean, 1), metric.compute().count
@@ -118,22 +118,15 @@ class PicturePairMetric(PerImageMetric):
         self.keep(self.per_image(pred, target))
 
 
-def joined(state: list[Tensor] | Tensor) -> Tensor:
-    """A list state as one tensor; synchronized states arrive already joined, empty ones as an empty list."""
-    if isinstance(state, Tensor):
-        return state
-    return torch.cat(state) if state else torch.empty(0)
-
-
 class Psnr(PicturePairMetric):
-    """PSNR on 8-bit pictures, see `psnr`."""
+    """PSNR of 8-bit pictures, see `psnr`."""
 
     def per_image(self, pred: Tensor, target: Tensor) -> Tensor:
         return psnr(to_8_bit(pred), to_8_bit(target))
 
 
 class Ssim(PicturePairMetric):
-    """SSIM on 8-bit pictures, mean over R, G and B, see `structural_similarity`."""
+    """SSIM of 8-bit pictures, mean over R, G and B, see `structural_similarity`."""
 
     def per_image(self, pred: Tensor, target: Tensor) -> Tensor:
         return structural_similarity(to_8_bit(pred), to_8_bit(target))
@@ -156,6 +149,4 @@ def structural_similarity(pred: Tensor, target: Tensor) -> Tensor:
             f"SSIM got images of {pred.shape[-2]} x {pred.shape[-1]} pixels, expected at least "
             f"{_SSIM_WINDOW_PX} on each side; evaluate at a larger size_px"
         )
-    ssim = structural_similarity_index_measure(pred, target, data_range=255.0, reduction="none")
-    assert isinstance(ssim, Tensor)
-    return ssim.reshape(len(pred))
+    return structural_similarity_index_measure(pred, target, data_range=255.0, reduction="none")

@@ -11,12 +11,12 @@ from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
 from metrics.backbones import squeezenet
 from metrics.per_image import PerImageMetric, PicturePairMetric, to_8_bit
-from metrics.weights import LpipsNet, find_weights, lpips_backbone, tensors_alone
+from metrics.weights import LpipsNet, check_tensors_alone, find_weights, lpips_backbone
 from networks.perceptual import FeatureDistance
 
 
 class LpipsMetric(PerImageMetric):
-    """Base of metrics by LPIPS (Zhang et al. 2018, version 0.1) on 8-bit pictures, through torchmetrics.
+    """Base of metrics by LPIPS (Zhang et al. 2018, version 0.1) on 8-bit pictures, by torchmetrics.
 
     Args:
         net: backbone, "alex" (the authors' choice for comparing methods), "vgg" or "squeeze".
@@ -53,8 +53,8 @@ def lpips_network(net: LpipsNet, weights_dir: str | Path | None = None) -> nn.Mo
 
 @lru_cache(maxsize=1)
 def _from_hub(net: LpipsNet, backbone: Path) -> nn.Module:
-    with tensors_alone(backbone):
-        return LearnedPerceptualImagePatchSimilarity(net_type=net).net
+    check_tensors_alone(backbone)
+    return LearnedPerceptualImagePatchSimilarity(net_type=net).net
 
 
 @lru_cache(maxsize=1)
@@ -63,16 +63,15 @@ def _from_file(net: LpipsNet, file: Path) -> nn.Module:
     network = _LPIPS(pretrained=False, pnet_rand=True, net=net)
     # features.3.weight is net.slice2.3.weight or net.slices.1.3.weight there; the heads are listed twice.
     names = {
-        re.sub(r"^net\.(slice\d+|slices\.\d+)\.", "features.", name): name for name in network.state_dict()
+        re.sub(r"^net\.(slice\d+|slices\.\d+)\.", "features.", name): name
+        for name in network.state_dict()
+        if re.match(r"net\.|lin\d", name)
     }
     state = load_file(file)
-    missing = {
-        key for key in names if key.startswith(("features.", "lin")) and not key.startswith("lins.")
-    } - set(state)
-    if missing or not set(state) <= set(names):
+    if state.keys() != names.keys():
+        missing, unexpected = sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())
         raise ValueError(
-            f"{file} does not hold LPIPS on {net}: missing {sorted(missing)[:3]}, "
-            f"unexpected {sorted(set(state) - set(names))[:3]}"
+            f"{file} does not hold LPIPS on {net}: missing {missing[:3]}, unexpected {unexpected[:3]}"
         )
     network.load_state_dict({names[key]: value.float() for key, value in state.items()}, strict=False)
     return network

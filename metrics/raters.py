@@ -34,7 +34,7 @@ class RaterMetric(MaskMetric):
     leaves_out_undefined = False
 
     def agreement(self, samples: Tensor, raters: Tensor) -> float:
-        """The value of one image's samples (S, H, W) and raters (R, H, W)."""
+        """The value of one image: samples (S, H, W), raters (R, H, W)."""
         raise NotImplementedError(f"{type(self).__name__} must define agreement(samples, raters)")
 
     def update(self, samples: Sequence[Tensor], masks: Sequence[Tensor]) -> None:

@@ -16,17 +16,14 @@ from metrics.per_image import PerImageMetric, Summary
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """Which class ids there are, and which of them count.
-
-    Args:
-        num_classes: with the background, class 0.
-        ignore_index: id of void pixels in the truth; None if there are none.
-        include_background: whether class 0 counts as the others do, where a metric is a mean over classes.
-    """
+    """Which class ids there are, and which of them count."""
 
     num_classes: int = 2
+    """With the background, class 0."""
     ignore_index: int | None = None
+    """Id of void pixels in the truth; None if there are none."""
     include_background: bool = False
+    """Whether class 0 counts as the others do, where a metric is a mean over classes."""
 
     def known(self, ids: Tensor) -> Tensor:
         """Where ids of any shape are not void."""
@@ -87,11 +84,7 @@ def mean_over_classes(scores: Tensor) -> Tensor:
 
 
 class MaskMetric(PerImageMetric):
-    """Base of metrics of class masks; an image without a value, such as a void one, is left out.
-
-    Args:
-        classes: the fields of `Classes`.
-    """
+    """Base of metrics of class masks: takes the fields of `Classes`, leaves out images without a value, as void ones."""
 
     leaves_out_undefined = True
 
@@ -101,13 +94,9 @@ class MaskMetric(PerImageMetric):
 
 
 class Overlap(MaskMetric):
-    """Dice or IoU of each image, mean over the classes in its truth or prediction; 1 if there is none in either.
+    """Dice or IoU (`kind`) of each image, mean over the classes in its truth or prediction; 1 if there is none in either.
 
     An image that is void everywhere has no value.
-
-    Args:
-        kind: "dice" or "iou".
-        classes: the fields of `Classes`.
     """
 
     def __init__(self, kind: str = "dice", **classes: Any) -> None:
@@ -124,8 +113,6 @@ class PooledOverlap(Metric):
     """Dice or IoU of each class over the pixels of all images, mean over the classes in any; 1 if there is none.
 
     The IoU is the mIoU of semantic segmentation. Large objects weigh more than small ones.
-
-    Args: as `Overlap`.
     """
 
     sizes: Tensor
@@ -144,12 +131,8 @@ class PooledOverlap(Metric):
         self.sizes += sizes.sum(1)
         self.num_images += is_known.sum()
 
-    def per_class(self) -> Tensor:
-        """The value of each class, (K,), NaN for classes in no image; without class 0 unless include_background."""
-        return self.overlap(*self.sizes)
-
     def compute(self) -> Summary:
         """Mean over classes, and the number of images that are not void everywhere; NaN without any."""
         count = int(self.num_images)
-        value = mean_over_classes(self.per_class()).item() if count else float("nan")
+        value = mean_over_classes(self.overlap(*self.sizes)).item() if count else float("nan")
         return Summary(value, None, count)

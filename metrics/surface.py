@@ -1,6 +1,7 @@
 """Distances between the boundaries of class masks: HD95, normalised surface distance, boundary F."""
 
 from collections.abc import Sequence
+from statistics import harmonic_mean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,16 +14,15 @@ from metrics.segmentation import Classes
 
 
 class Surfaces(NamedTuple):
-    """The boundaries of one image.
+    """The boundaries of one image, in the unit of the spacing.
 
     `pairs` has for each class in truth or prediction the distances from each boundary pixel of the prediction to the
-    truth's boundary, and from each of the truth's to the prediction's, both empty if one of the masks is;
-    `diagonal` is that of the image. All are in the unit of the spacing. `is_void` says that no pixel is known.
+    truth's boundary, and from each of the truth's to the prediction's; of a class that one of them lacks both are the
+    image's `diagonal`, the worst that is possible. None stands for an image that is void everywhere.
     """
 
-    pairs: list[tuple[np.ndarray, np.ndarray]]
+    pairs: list[tuple[np.ndarray, np.ndarray]] | None
     diagonal: float
-    is_void: bool
 
 
 def surface_distances(
@@ -42,13 +42,24 @@ def surface_distances(
     known = which.checked(pred, target)
     ours, theirs = (which.masks(ids, known).cpu().numpy() for ids in (pred, target))
     diagonal = float(np.hypot(pred.shape[1] * spacing[0], pred.shape[2] * spacing[1]))
-    is_void = (~known.flatten(1).any(1)).tolist()
     found = []
-    for our, their, void in zip(ours, theirs, is_void, strict=True):
+    for our, their, seen in zip(ours, theirs, known, strict=True):
         present = [(a, b) for a, b in zip(our, their, strict=True) if a.any() or b.any()]
-        pairs = [_distances(a, b, spacing) for a, b in present]
-        found.append(Surfaces(pairs, diagonal, void))
+        pairs = [_distances(a, b, spacing, diagonal) for a, b in present]
+        found.append(Surfaces(pairs if seen.any() else None, diagonal))
     return found
+
+
+def _distances(
+    pred: np.ndarray, target: np.ndarray, spacing: Sequence[float], diagonal: float
+) -> tuple[np.ndarray, np.ndarray]:
+    if not (pred.any() and target.any()):
+        return np.array([diagonal]), np.array([diagonal])
+    ours, theirs = (mask & ~binary_erosion(mask) for mask in (pred, target))
+    return (
+        distance_transform_edt(~theirs, sampling=spacing)[ours],
+        distance_transform_edt(~ours, sampling=spacing)[theirs],
+    )
 
 
 class SurfaceMetric(PerImageMetric):
@@ -61,31 +72,26 @@ class SurfaceMetric(PerImageMetric):
     perfect = 1.0
 
     def pair(self, to_target: np.ndarray, to_pred: np.ndarray, diagonal: float) -> float:
-        """The value of one class; the distances are empty if it is missing in truth or in prediction."""
+        """The value of one class."""
         raise NotImplementedError(f"{type(self).__name__} must define pair(to_target, to_pred, diagonal)")
 
     def update(self, surfaces: Sequence[Surfaces]) -> None:
         """Adds a batch of boundaries, see `surface_distances`."""
         values = [
-            np.mean([self.pair(*pair, image.diagonal) for pair in image.pairs] or [self.perfect])
-            if not image.is_void
-            else np.nan
+            np.nan
+            if image.pairs is None
+            else np.mean([self.pair(*pair, image.diagonal) for pair in image.pairs] or [self.perfect])
             for image in surfaces
         ]
-        self.keep(torch.as_tensor(np.asarray(values), device=self.device))
+        self.keep(torch.tensor(values, device=self.device))
 
 
 class HausdorffDistance95(SurfaceMetric):
-    """HD95: the larger of the 95th percentiles of both directed distances, in the unit of the spacing.
-
-    A class missing in truth or prediction has the image's diagonal, the worst that is possible.
-    """
+    """HD95: the larger of the 95th percentiles of both directed distances, in the unit of the spacing."""
 
     perfect = 0.0
 
     def pair(self, to_target: np.ndarray, to_pred: np.ndarray, diagonal: float) -> float:
-        if not to_target.size:
-            return diagonal
         return float(max(np.percentile(to_target, 95), np.percentile(to_pred, 95)))
 
 
@@ -93,7 +99,7 @@ class NormalizedSurfaceDistance(SurfaceMetric):
     """NSD: share of both boundaries within a tolerance of the other (Nikolov et al. 2018); 0 if one is missing.
 
     Args:
-        tolerance: in the unit of the spacing.
+        tolerance: in the unit of the spacing, below the diagonal.
     """
 
     def __init__(self, tolerance: float = 1.0) -> None:
@@ -101,8 +107,6 @@ class NormalizedSurfaceDistance(SurfaceMetric):
         self.tolerance = tolerance
 
     def pair(self, to_target: np.ndarray, to_pred: np.ndarray, diagonal: float) -> float:
-        if not to_target.size:
-            return 0.0
         return float(np.mean(np.concatenate([to_target, to_pred]) <= self.tolerance))
 
 
@@ -112,7 +116,7 @@ class BoundaryF(SurfaceMetric):
     BF of Csurka et al. 2013; 0 if one boundary is missing.
 
     Args:
-        tolerance_share: tolerance as a share of the image's diagonal.
+        tolerance_share: tolerance as a share of the image's diagonal, below 1.
     """
 
     def __init__(self, tolerance_share: float = 0.0075) -> None:
@@ -120,22 +124,5 @@ class BoundaryF(SurfaceMetric):
         self.tolerance_share = tolerance_share
 
     def pair(self, to_target: np.ndarray, to_pred: np.ndarray, diagonal: float) -> float:
-        if not to_target.size:
-            return 0.0
-        precision, recall = (
-            np.mean(part <= self.tolerance_share * diagonal) for part in (to_target, to_pred)
-        )
-        return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
-
-
-def _distances(
-    pred: np.ndarray, target: np.ndarray, spacing: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Distances of the boundaries of two masks, bool (H, W), of which one may be empty."""
-    if not (pred.any() and target.any()):
-        return np.empty(0), np.empty(0)
-    ours, theirs = (mask & ~binary_erosion(mask) for mask in (pred, target))
-    return (
-        distance_transform_edt(~theirs, sampling=spacing)[ours],
-        distance_transform_edt(~ours, sampling=spacing)[theirs],
-    )
+        near = self.tolerance_share * diagonal
+        return harmonic_mean([float(np.mean(part <= near)) for part in (to_target, to_pred)])

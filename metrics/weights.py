@@ -1,10 +1,6 @@
 """Finding the pretrained weights that metrics need, on this machine only: nothing here downloads or runs code."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -24,27 +20,17 @@ class MissingWeightsError(FileNotFoundError):
     """A metric's weights are not on this machine; the message is one sentence with the remedy."""
 
 
-@contextmanager
-def tensors_alone(path: Path) -> Iterator[None]:
-    """Inside, torch.load reads tensors alone: torchvision and torch-fidelity ask it to run what a file says.
+def check_tensors_alone(path: Path) -> None:
+    """Raises MissingWeightsError for a file with more than tensors.
 
-    Raises:
-        MissingWeightsError: if the file, which is about to be loaded, holds more.
+    torchvision and torch-fidelity, which read it next, would run what it says.
     """
-    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-    before = {name: os.environ.pop(name, None) for name in names}
-    os.environ[names[0]] = "1"
     try:
-        yield
-    except UnpicklingError as error:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds: UnpicklingError, RuntimeError, EOFError
         raise MissingWeightsError(
             f"{path} is damaged or holds more than tensors, which is not loaded: replace it by the original file"
         ) from error
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def inception_weights() -> Path:

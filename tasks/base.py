@@ -101,21 +101,18 @@ class Task:
         """The column of a metric; of a key that `columns` lacks, such as one named after a backbone, a plain one."""
         lower = key.startswith(("frechet_", "kernel_"))
         plain = Column(key, key.replace("_", " "), better="lower" if lower else None)
-        return {column.key: column for column in self.columns}.get(key, plain)
+        return next((column for column in self.columns if column.key == key), plain)
 
 
 class Scores:
     """The metrics of one row, over all batches.
 
-    A metric whose weights are missing, or whose arguments the results lack, is left out and explained in `skipped`;
-    it never stops an evaluation. Metrics gather over processes by themselves when torch.distributed runs.
+    A metric whose weights are missing, or whose arguments the results of any batch lack, is left out; `skipped` has one
+    sentence with the reason and the remedy by its key. Metrics gather over processes when torch.distributed runs.
 
     Args:
         task: see `Task`.
-        device: where features and states live; None for the CPU.
-
-    Attributes:
-        skipped: metric key -> one sentence with reason and remedy.
+        device: where features and states live.
 
     Example:
         >>> from tasks.colorization import Colorization
@@ -125,15 +122,14 @@ class Scores:
         2
     """
 
-    def __init__(self, task: Task, device: torch.device | str | None = None) -> None:
+    def __init__(self, task: Task, device: torch.device | str = "cpu") -> None:
         self.task = task
         self.skipped: dict[str, str] = {}
-        self._device = torch.device("cpu" if device is None else device)
+        self._device = device
         self._metrics: dict[str, Metric] = {}
-        self._measured: set[str] = set()
         for key, build in task.metrics().items():
             try:
-                self._metrics[key] = build().to(self._device)
+                self._metrics[key] = build().to(device)
             except MissingWeightsError as error:
                 self.skipped[key] = str(error)
 
@@ -144,26 +140,22 @@ class Scores:
         Raises:
             ValueError: if results and truth do not fit together.
         """
-        results, batch = (
-            apply_to_collection(dict(part), Tensor, lambda tensor: tensor.to(self._device))
-            for part in (results, batch)
-        )
-        given = self.task.arguments(results, batch)
-        for key, metric in self._metrics.items():
+        parts = (dict(results), dict(batch))
+        parts = apply_to_collection(parts, Tensor, lambda tensor: tensor.to(self._device))
+        given = self.task.arguments(*parts)
+        for key, metric in list(self._metrics.items()):
             wanted = inspect.signature(metric.update).parameters
             if missing := [name for name in wanted if name not in given]:
+                # Also of later batches: else the figure would be that of a part of the images.
+                del self._metrics[key]
                 self.skipped[key] = f"results or data hold no {' and no '.join(missing)}"
-                continue
-            metric.update(**{name: given[name] for name in wanted})
-            self._measured.add(key)
+            else:
+                metric.update(**{name: given[name] for name in wanted})
 
     def compute(self) -> dict[str, Summary]:
         """Returns every metric over all batches; a set too small for a metric moves it to `skipped`."""
         summaries = {}
         for key, metric in self._metrics.items():
-            if key not in self._measured:
-                self.skipped.setdefault(key, "no batch was measured")
-                continue
             try:
                 summaries[key] = metric.compute()
                 self.skipped.pop(key, None)
@@ -173,17 +165,8 @@ class Scores:
 
     def per_image(self) -> dict[str, Tensor]:
         """Returns the values of each image, (N,), of every metric that has them, in the order seen."""
-        return {
-            key: metric.all_values()
-            for key, metric in self._metrics.items()
-            if key in self._measured and isinstance(metric, PerImageMetric)
-        }
-
-    def reset(self) -> None:
-        """Forgets all batches."""
-        self._measured.clear()
-        for metric in self._metrics.values():
-            metric.reset()
+        metrics = self._metrics.items()
+        return {key: metric.all_values() for key, metric in metrics if isinstance(metric, PerImageMetric)}
 
 
 def main_result(results: Results) -> Tensor:
@@ -197,11 +180,7 @@ def first_sample(result: Result) -> Tensor:
 
 
 def as_picture(image: Tensor) -> Tensor:
-    """A picture (B, 3 or 1, H, W), float in [0, 1] or uint8, as float32 (B, 3, H, W) in [0, 1].
-
-    Raises:
-        ValueError: if it has another shape.
-    """
+    """A picture (B, 3 or 1, H, W), float in [0, 1] or uint8, as float32 (B, 3, H, W) in [0, 1]; ValueError for others."""
     if image.ndim != 4 or image.shape[1] not in (1, 3):
         raise ValueError(f"a picture got shape {tuple(image.shape)}, expected (B, 3, H, W) or (B, 1, H, W)")
     image = image.float() / 255.0 if image.dtype == torch.uint8 else image.float()

@@ -89,9 +89,7 @@ class Colorization(PairTask):
         if "eval_crop" in data:
             return {**data, "size_px": self.size_px, "eval_crop": self.crop}
         if self.crop != "center":
-            raise ValueError(
-                f"protocol={self.protocol} squeezes whole photos, which only datamodule=photos can"
-            )
+            raise ValueError("crop=resize squeezes whole photos, which only datamodule=photos can")
         return {**data, "size_px": self.size_px}
 
     def prepare(self, image: Tensor) -> Tensor:
@@ -106,21 +104,19 @@ class Colorization(PairTask):
         size = (self.size_px, self.size_px)
         if tuple(image.shape[-2:]) == size:
             return image
-        resized = F.interpolate(
-            image.float(), size=size, mode="bilinear", align_corners=False, antialias=True
-        )
-        return resized.clamp(0.0, 1.0)
+        return F.interpolate(image.float(), size=size, mode="bilinear", antialias=True).clamp(0.0, 1.0)
 
     def metrics(self) -> dict[str, Callable[[], Metric]]:
         """Every colorization metric; feature_distance_squeezenet only with weights_dir."""
-        variant, difference = self.colorfulness_variant, self.colorfulness_difference
-        builders = pair_metrics(self.lpips_net, self.weights_dir) | {
+        variant = self.colorfulness_variant
+        builders: dict[str, Callable[[], Metric]] = {
+            **pair_metrics(self.lpips_net, self.weights_dir),
             "delta_e2000": DeltaE2000,
             "lightness_error": LightnessError,
             "colorfulness": partial(Colorfulness, variant),
-            "colorfulness_difference": partial(ColorfulnessDifference, variant, difference),
+            "colorfulness_difference": partial(ColorfulnessDifference, variant, self.colorfulness_difference),
+            **frechet_metric(self.fid_backbone, self.weights_dir),
         }
-        builders |= frechet_metric(self.fid_backbone, self.weights_dir)
         if self.weights_dir is not None:
             builders["feature_distance_squeezenet"] = partial(SqueezeNetDistance, self.weights_dir)
         return builders
@@ -139,15 +135,9 @@ class Colorization(PairTask):
 
     def baselines(self, batch: Mapping[str, Any], fitted: Tensor | None = None) -> dict[str, Results]:
         """Grey, and the mean colour of the train split everywhere."""
-        image = self.truth(batch)
-        rows: dict[str, Results] = {"grey": {"image": grey_image(lightness(image))}}
+        given = lightness(self.truth(batch))
+        rows: dict[str, Results] = {"grey": {"image": grey_image(given)}}
         if fitted is not None:
-            rows["mean colour"] = {"image": one_chroma(image, fitted)}
+            chroma = fitted.to(given).view(1, 2, 1, 1).expand(len(given), -1, *given.shape[-2:])
+            rows["mean colour"] = {"image": clip_chroma(torch.cat([given * 100, chroma], dim=1))}
         return rows
-
-
-def one_chroma(image: Tensor, chroma: Tensor) -> Tensor:
-    """The images (B, 3, H, W) with their own lightness and one ab (2,) everywhere."""
-    given = lightness(image)
-    chroma = chroma.to(given).view(1, 2, 1, 1).expand(len(given), -1, *given.shape[-2:])
-    return clip_chroma(torch.cat([given * 100, chroma], dim=1))

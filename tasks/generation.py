@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torchmetrics import Metric
 
-from metrics.distribution import FrechetDistance, KernelDistance, frechet_key, kernel_key
+from metrics.distribution import FrechetDistance, KernelDistance
 from tasks.base import Column, Results, Task, as_picture, batch_entry, main_result
 
 SET_COLUMNS = (
@@ -19,14 +19,16 @@ SET_COLUMNS = (
 
 
 def frechet_metric(backbone: str, weights_dir: str | None) -> dict[str, Callable[[], Metric]]:
-    """The Frechet distance on a backbone, under the name that this gives it."""
-    return {frechet_key(backbone): partial(FrechetDistance, backbone, weights_dir=weights_dir)}
+    """The Frechet distance on a backbone, under the name that this gives it: only Inception's is FID."""
+    key = "fid" if backbone == "inception" else f"frechet_{backbone}"
+    return {key: partial(FrechetDistance, backbone, weights_dir=weights_dir)}
 
 
 def set_metrics(backbone: str, weights_dir: str | None) -> dict[str, Callable[[], Metric]]:
-    """Frechet and kernel distance on a backbone, under the names that it gives them."""
-    kernel = {kernel_key(backbone): partial(KernelDistance, backbone, weights_dir=weights_dir)}
-    return frechet_metric(backbone, weights_dir) | kernel
+    """Frechet and kernel distance on a backbone, under the names that it gives them: only Inception's are FID and KID."""
+    key = "kid" if backbone == "inception" else f"kernel_{backbone}"
+    kernel = partial(KernelDistance, backbone, weights_dir=weights_dir)
+    return frechet_metric(backbone, weights_dir) | {key: kernel}
 
 
 @dataclass(frozen=True, kw_only=True)

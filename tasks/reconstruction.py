@@ -36,7 +36,6 @@ class PairTask(Task):
     """Folder with LPIPS, SqueezeNet or timm weights."""
 
     def arguments(self, results: Results, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Results and true pictures."""
         return {"pred": as_picture(main_result(results)), "target": self.truth(batch)}
 
     def truth(self, batch: Mapping[str, Any]) -> Tensor:
@@ -59,7 +58,5 @@ class Reconstruction(PairTask):
     """"inception" is FID, any other backbone a distance under its own name (see `feature_network`)."""
 
     def metrics(self) -> dict[str, Callable[[], Metric]]:
-        """PSNR, SSIM, LPIPS and a Frechet distance."""
-        return pair_metrics(self.lpips_net, self.weights_dir) | frechet_metric(
-            self.fid_backbone, self.weights_dir
-        )
+        pairs = pair_metrics(self.lpips_net, self.weights_dir)
+        return pairs | frechet_metric(self.fid_backbone, self.weights_dir)

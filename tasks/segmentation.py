@@ -21,7 +21,7 @@ _OPACITY = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation(Task):
-    """What counts as a class, as void, and as near; see docs/metrics.md for the empty cases.
+    """What counts as a class, as void, and as near.
 
     Results: `mask` int64 (B, H, W), the main one; where a method has them `probability`, float (B, H, W) of the
     foreground or (B, K, H, W) of all classes, `uncertainty`, float (B, H, W), and `samples`, int64 (B, H, W) each; several
@@ -76,10 +76,10 @@ class Segmentation(Task):
     @classmethod
     def for_data(cls, datamodule: Any, **protocol: Any) -> "Segmentation":
         """The task with the classes and the void id of the data set, where it says them and the protocol does not."""
-        datasets: list[Any] = [
-            getattr(datamodule, f"{split}_dataset", None) for split in ("test", "val", "train")
-        ]
-        for classes in [dataset.classes for dataset in datasets if hasattr(dataset, "classes")][:1]:
+        datasets = (getattr(datamodule, f"{split}_dataset", None) for split in ("test", "val", "train"))
+        given = (getattr(dataset, "classes", None) for dataset in datasets)
+        classes = next(filter(None, given), None)
+        if classes is not None:
             protocol = {"num_classes": len(classes.names), "ignore_index": classes.ignore_index} | protocol
         return cls(**protocol)
 
@@ -89,7 +89,6 @@ class Segmentation(Task):
         return {key: getattr(self, key) for key in ("num_classes", "ignore_index", "include_background")}
 
     def metrics(self) -> dict[str, Callable[[], Metric]]:
-        """Every metric; those whose results or raters are missing are left out by `Scores`."""
         classes = self.classes
         return {
             "dice": partial(Overlap, "dice", **classes),
@@ -128,18 +127,14 @@ class Segmentation(Task):
 
     def picture(self, results: Results, batch: Mapping[str, Any]) -> Tensor:
         """The main mask over the picture, one colour a class."""
-        return self.overlay(main_result(results), batch)
+        return self._overlay(main_result(results), batch)
 
     def truth(self, batch: Mapping[str, Any]) -> Tensor:
         """The true mask over the picture, one colour a class; void pixels are left as they are."""
-        return self.overlay(batch_entry(batch, "mask"), batch)
+        return self._overlay(batch_entry(batch, "mask"), batch)
 
-    def overlay(self, mask: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        """Classes of a mask (B, H, W) in colours over the batch's pictures, or over black: (B, 3, H, W) in [0, 1]."""
-        if "image" in batch:
-            image = as_picture(batch_entry(batch, "image")).to(mask.device)
-        else:
-            image = torch.zeros(len(mask), 3, *mask.shape[1:], device=mask.device)
+    def _overlay(self, mask: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        image = as_picture(batch_entry(batch, "image")).to(mask.device)
         shown = (mask >= (0 if self.include_background else 1)) & (mask < self.num_classes)
         colours = class_colours(self.num_classes).to(mask.device)[mask.where(shown, 0)]
         mixed = torch.lerp(image, rearrange(colours, "b h w c -> b c h w"), _OPACITY)

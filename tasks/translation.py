@@ -17,7 +17,7 @@ from tasks.reconstruction import PAIR_COLUMNS, pair_metrics
 
 @dataclass(frozen=True, kw_only=True)
 class Translation(Task):
-    """Which way is translated, whether the pictures are pairs, and which networks measure.
+    """Which way is translated, and which networks measure.
 
     Results: the translated picture, the main one, or several samples of it; where a method has it `cycle`, the
     translation back into the input's domain.
@@ -46,16 +46,12 @@ class Translation(Task):
     """Folder with LPIPS, SqueezeNet or timm weights."""
 
     def metrics(self) -> dict[str, Callable[[], Metric]]:
-        """Distances from the target domain, from the input, and between samples; with pairs also from the truth."""
-        nets: dict[str, Any] = {"net": self.lpips_net, "weights_dir": self.weights_dir}
         builders = set_metrics(self.fid_backbone, self.weights_dir) | {
             "cycle_psnr": CyclePsnr,
-            "content_distance": partial(ContentDistance, **nets),
-            "diversity": partial(LpipsDiversity, **nets),
+            "content_distance": partial(ContentDistance, self.lpips_net, weights_dir=self.weights_dir),
+            "diversity": partial(LpipsDiversity, self.lpips_net, weights_dir=self.weights_dir),
         }
-        if self.paired:
-            builders |= pair_metrics(self.lpips_net, self.weights_dir)
-        return builders
+        return builders | (pair_metrics(self.lpips_net, self.weights_dir) if self.paired else {})
 
     def arguments(self, results: Results, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Results, inputs and pictures of the target domain; of a way back and several samples what there is."""

@@ -16,7 +16,7 @@ from tasks.reconstruction import PAIR_COLUMNS, PairTask, pair_metrics
 
 @dataclass(frozen=True, kw_only=True)
 class Upscaling(PairTask):
-    """How small pictures are made and how much of the border is left out; see docs/metrics.md for the traps.
+    """How small pictures are made and how much of the border is left out.
 
     Results: the upscaled picture, the main one; where a method decodes one latent at several sizes `other_sizes`, the
     same picture at other sizes. The small pictures are `batch["low"]` where there is one, else `low(batch)`.
@@ -46,7 +46,6 @@ class Upscaling(PairTask):
             raise ValueError(f"upscaling protocol got border_px={self.border_px}, expected 0 or more")
 
     def metrics(self) -> dict[str, Callable[[], Metric]]:
-        """Distances from the truth, from the small picture, and between sizes."""
         return {
             "psnr_y": PsnrY,
             "ssim_y": SsimY,
@@ -65,28 +64,21 @@ class Upscaling(PairTask):
 
     def arguments(self, results: Results, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Results and truth without their borders, the whole results, the small pictures, and other sizes."""
-        given = super().arguments(results, batch)
-        check_pair(given["pred"], given["target"])
-        inside = {name: self.without_border(image) for name, image in given.items()}
-        given = {**inside, "whole": given["pred"], "low": self.low(batch)}
-        if "other_sizes" in results:
-            given["other_sizes"] = [as_picture(picture) for picture in results["other_sizes"]]
-        return given
-
-    def without_border(self, image: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) without border_px at each side.
-
-        Raises:
-            ValueError: if nothing is left.
-        """
-        height, width = image.shape[-2:]
+        whole = super().arguments(results, batch)
+        check_pair(whole["pred"], whole["target"])
+        height, width = whole["pred"].shape[-2:]
         border = self.border_px or 0
         if min(height, width) <= 2 * border:
             raise ValueError(
                 f"pictures of {height} x {width} pixels have nothing inside a border of {border}; set a smaller "
                 "protocol.border_px"
             )
-        return image[..., border : height - border, border : width - border]
+        inside = (..., slice(border, height - border), slice(border, width - border))
+        given = {name: image[inside] for name, image in whole.items()}
+        given |= {"whole": whole["pred"], "low": self.low(batch)}
+        if "other_sizes" in results:
+            given["other_sizes"] = [as_picture(picture) for picture in results["other_sizes"]]
+        return given
 
     def baselines(self, batch: Mapping[str, Any], fitted: Any | None = None) -> dict[str, Results]:
         """Bicubic interpolation of the small picture."""

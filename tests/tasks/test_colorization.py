@@ -3,7 +3,7 @@ import torch
 
 from color.lab import grey_image, lightness
 from tasks.base import Scores
-from tasks.colorization import Colorization, one_chroma
+from tasks.colorization import Colorization
 
 ALWAYS = {"psnr", "ssim", "delta_e2000", "lightness_error", "colorfulness", "colorfulness_difference"}
 
@@ -57,9 +57,6 @@ def test_grey_result_has_no_colour_and_the_right_lightness(empty_hub):
     assert result["lightness_error"].mean < 0.3
     assert result["delta_e2000"].mean > 5
     assert result["delta_e2000"].count == 3
-    metrics.reset()
-    update(metrics, images(), images())
-    assert metrics.compute()["delta_e2000"].mean == 0
 
 
 def test_a_single_picture_skips_the_set_distance(empty_hub, squeezenet_dir):
@@ -116,6 +113,6 @@ def test_baselines_keep_the_lightness_and_take_the_mean_colour_of_the_train_spli
     assert list(rows) == ["grey", "mean colour"]
     for row in rows.values():
         assert (lightness(row["image"]) - lightness(images())).abs().max() < 1e-3
-    flat = one_chroma(photo[None], ab)
-    torch.testing.assert_close(flat, photo[None], atol=1e-3, rtol=0)
+    flat = Colorization().baselines({"image": photo[None]}, ab)["mean colour"]
+    torch.testing.assert_close(flat["image"], photo[None], atol=1e-3, rtol=0)
     assert list(Colorization().baselines({"image": images()})) == ["grey"]
