@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import torch
 from diffusers import ControlNetModel
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import default_collate
 
 from callbacks.latent_cache import LatentCache
 from color.lab import lightness
+from datamodules.captions import PhotoCaption
 from datamodules.photo_dataset import PhotoDataset, PhotoTransform
 from diffusion.samplers import Sampler
 from lightning_modules.colorize_controlnet import ColorizeControlNet
@@ -23,57 +24,49 @@ from networks.latent_diffusion_parts import LatentDiffusionParts
 from runs.build import build
 from runs.choices import CONF
 
-_NUM_PHOTOS = 64
 _CAPTIONS = ("a photo of a tulip", "a red rose", "a cat", "a cup of coffee on a wooden table")
 _NEVER = 1_000_000_000
 
 
-def make_batches(size_px: int, batch_size: int) -> PhotoDataset:
-    """Photos in memory, from noise: the time of a step does not depend on what they show."""
+def make_photos(size_px: int, batch_size: int) -> PhotoDataset:
+    """Photos in memory, at least 64, from noise: the time of a step does not depend on what they show."""
     generator = torch.Generator().manual_seed(0)
-    count = max(_NUM_PHOTOS, batch_size)
-    stored = torch.randint(0, 256, (count, 3, size_px, size_px), generator=generator, dtype=torch.uint8)
-    paths = [Path(f"{number}.png") for number in range(count)]
-    dataset = PhotoDataset(
-        paths, names=[p.name for p in paths], transform=PhotoTransform(size_px), stored=stored
+    count = max(64, batch_size)
+    names = [f"{number}.png" for number in range(count)]
+    return PhotoDataset(
+        [Path(name) for name in names],
+        names=names,
+        transform=PhotoTransform(size_px),
+        captions=[PhotoCaption(_CAPTIONS[number % len(_CAPTIONS)]) for number in range(count)],
+        stored=torch.randint(0, 256, (count, 3, size_px, size_px), generator=generator, dtype=torch.uint8),
     )
-    dataset.batch_size = batch_size  # type: ignore[attr-defined]
-    return dataset
 
 
-def _batches(dataset: PhotoDataset) -> list[dict[str, Any]]:
-    """All batches of a data set, collated once, so that no contender waits for a loader."""
-    size = dataset.batch_size  # type: ignore[attr-defined]
-    batches = []
-    for start in range(0, len(dataset) - size + 1, size):
-        rows = [dataset[index] for index in range(start, start + size)]
-        batch: dict[str, Any] = {
-            "image": torch.stack([row["image"] for row in rows]),
-            "caption": [_CAPTIONS[row["index"] % len(_CAPTIONS)] for row in rows],
-            "name": [row["name"] for row in rows],
-            "index": torch.tensor([row["index"] for row in rows]),
-        }
-        if "encodings" in rows[0]:
-            batch["encodings"] = {"image": torch.stack([row["encodings"]["image"] for row in rows])}
-        batches.append(batch)
-    return batches
+def _batches(dataset: PhotoDataset, batch_size: int) -> Iterator[dict[str, Any]]:
+    """All batches again and again, collated once, so that no contender waits for a loader."""
+    rows = [dataset[index] for index in range(len(dataset))]
+    starts = range(0, len(rows) - batch_size + 1, batch_size)
+    return itertools.cycle([default_collate(rows[start : start + batch_size]) for start in starts])
+
+
+def _config(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
 
 
 def _parts() -> LatentDiffusionParts:
     """New weights at the sizes of conf/module/latent_diffusion.yaml and conf/module/autoencoder.yaml."""
     torch.manual_seed(0)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        nodes = [
-            OmegaConf.to_container(compose("train", [f"experiment={name}"]).module, resolve=True)
-            for name in ("latent_diffusion", "autoencoder")
-        ]
-    return build(nodes[0]["parts"] | {"vae": nodes[1]["vae"]}, "module.parts")
+    diffusion, autoencoder = (
+        _config(f"experiment={name}")["module"] for name in ("latent_diffusion", "autoencoder")
+    )
+    return build(diffusion["parts"] | {"vae": autoencoder["vae"]}, "module.parts")
 
 
 class Bare:
     """The shortest honest loop: latents and text states in each step, float32, AdamW, clipping, EMA."""
 
-    def __init__(self, dataset: PhotoDataset, device: torch.device) -> None:
+    def __init__(self, photos: PhotoDataset, batch_size: int, device: torch.device) -> None:
         self.device = device
         parts = _parts().to(device).eval().requires_grad_(False)
         self.unet, self.vae, self.text = parts.unet, parts.vae, parts.text_encoder
@@ -85,7 +78,7 @@ class Bare:
         self.parameters = list(self.controlnet.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=5e-4, betas=(0.9, 0.99), weight_decay=0.01)
         self.average = [p.detach().clone() for p in self.parameters]
-        self.batches = itertools.cycle(_batches(dataset))
+        self.batches = _batches(photos, batch_size)
 
     def __call__(self, num_steps: int) -> float:
         """Seconds of so many steps."""
@@ -109,7 +102,12 @@ class Bare:
         timestep = torch.randint(0, len(self.alphas), (len(image),), device=self.device)
         alpha = self.alphas[timestep].sqrt().view(-1, 1, 1, 1)
         sigma = (1 - self.alphas[timestep]).sqrt().view(-1, 1, 1, 1)
-        pred = self._pred(alpha * clean + sigma * noise, timestep, context, lightness(image))
+        noisy = alpha * clean + sigma * noise
+        down, mid = self.controlnet(
+            noisy, timestep, context, controlnet_cond=lightness(image), return_dict=False
+        )
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        pred = self.unet(noisy, timestep, context, **residuals).sample
         loss = F.mse_loss(pred, alpha * noise - sigma * clean)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -117,36 +115,16 @@ class Bare:
         self.optimizer.step()
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 0.001)
 
-    def _pred(self, noisy: Tensor, timestep: Tensor, context: Tensor, cond: Tensor) -> Tensor:
-        down, mid = self.controlnet(noisy, timestep, context, controlnet_cond=cond, return_dict=False)
-        return self.unet(
-            noisy,
-            timestep,
-            context,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=mid,
-        ).sample
-
-
-class _Fed(IterableDataset):
-    """Collated batches without end."""
-
-    def __init__(self, batches: list[dict[str, Any]]) -> None:
-        self.batches = itertools.cycle(batches)
-
-    def __iter__(self) -> Any:
-        return self.batches
-
 
 class _Data(L.LightningDataModule):
-    """What the latent cache asks for: the training set by name."""
+    """Batches without end, and what the latent cache asks for: the training set by name."""
 
-    def __init__(self, dataset: PhotoDataset) -> None:
+    def __init__(self, photos: PhotoDataset, batch_size: int) -> None:
         super().__init__()
-        self.train_dataset = dataset
+        self.train_dataset, self.batch_size = photos, batch_size
 
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(_Fed(_batches(self.train_dataset)), batch_size=None)
+    def train_dataloader(self) -> Iterator[dict[str, Any]]:
+        return _batches(self.train_dataset, self.batch_size)
 
 
 class _Clock(L.Callback):
@@ -167,8 +145,12 @@ class _Clock(L.Callback):
 class Ours:
     """Our module under Lightning with the default callbacks; with caches no frozen encoder runs in a step."""
 
-    def __init__(self, dataset: PhotoDataset, device: torch.device, folder: Path, *, cached: bool) -> None:
+    def __init__(
+        self, photos: PhotoDataset, batch_size: int, device: torch.device, folder: Path, *, cached: bool
+    ) -> None:
         self.device, self.folder, self.cached = device, folder, cached
+        # A copy, to which the cache adds its latents.
+        self.data = _Data(photos.subset(range(len(photos))), batch_size)
         torch.manual_seed(0)
         self.module = ColorizeControlNet(
             parts=_parts(),
@@ -178,14 +160,7 @@ class Ours:
         )
         if not cached:
             # Text states anew in each step, as the bare loop does.
-            self.module.embed = self._embed  # type: ignore[method-assign]
-        self.dataset = dataset.subset(range(len(dataset)))
-        self.dataset.batch_size = dataset.batch_size  # type: ignore[attr-defined]
-
-    @torch.no_grad()
-    def _embed(self, captions: list[str]) -> Tensor:
-        assert self.module.parts.text_encoder is not None
-        return self.module.parts.text_encoder(captions)
+            self.module.embed = torch.no_grad()(self.module.parts.text_encoder.forward)
 
     def __call__(self, num_steps: int) -> float:
         """Seconds of so many steps; the start of the trainer and the writing of its last file are not in them."""
@@ -209,25 +184,20 @@ class Ours:
             logger=False,
             callbacks=callbacks,
         )
-        trainer.fit(self.module, datamodule=_Data(self.dataset))
+        trainer.fit(self.module, datamodule=self.data)
         return clock.seconds
 
     def _default_callbacks(self) -> list[L.Callback]:
-        """Those of conf/callbacks/default.yaml that act in a step."""
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("train", ["experiment=colorize_controlnet", f"run_dir={self.folder}"])
-        nodes = OmegaConf.to_container(config.callbacks, resolve=False)
-        resolved = OmegaConf.to_container(
-            OmegaConf.create(
-                {"run_dir": str(self.folder), "trainer": {"log_every_n_steps": 10}, "callbacks": nodes}
-            ),
-            resolve=True,
-        )["callbacks"]
-        # Pictures and `best` follow validations, of which there are none; `last` writes once, after the clock.
-        resolved["last"]["every_n_steps"] = _NEVER
-        return [
-            build(resolved[name], f"callbacks.{name}") for name in resolved if name not in ("samples", "best")
-        ]
+        """Those of conf/callbacks/default.yaml that act in a step; `last` writes once, after the clock."""
+        config = _config(
+            "experiment=colorize_controlnet",
+            f"run_dir={self.folder}",
+            "trainer.log_every_n_steps=10",
+            f"callbacks.last.every_n_steps={_NEVER}",
+        )
+        # Pictures and `best` follow validations, of which there are none.
+        nodes = config["callbacks"].items()
+        return [build(node, f"callbacks.{name}") for name, node in nodes if name not in ("samples", "best")]
 
 
 def _wait(device: torch.device) -> None:

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +35,9 @@ ACCUMULATED = [
     "trainer.val_check_interval=20",
 ]
 CACHED = ["callbacks=cached", "callbacks.latent_cache.folder=CACHE", "callbacks.samples=null"]
+ADVERSARIAL = ["module.discriminator={_target_:networks.discriminator.PatchDiscriminator}"]
 EXPERIMENTS = {
-    "autoencoder": [
-        PLAIN,
-        ACCUMULATED,
-        ["module.discriminator={_target_:networks.discriminator.PatchDiscriminator}"],
-    ],
+    "autoencoder": [PLAIN, ACCUMULATED, ADVERSARIAL],
     "latent_diffusion": [PLAIN, ACCUMULATED, CACHED],
     "colorize_controlnet": [PLAIN, ACCUMULATED, CACHED],
     "diffusing_colors": [PLAIN, ACCUMULATED, CACHED],
@@ -50,21 +46,8 @@ EXPERIMENTS = {
 }
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one training left: losses by step, weights and results."""
-
-    losses: dict[str, list[str]]
-    weights: dict[str, torch.Tensor]
-    pictures: dict[str, np.ndarray]
-
-
 def run(tree: Path, words: list[str], door: str = "train.py") -> None:
-    """Calls a door of a tree in a process of its own.
-
-    Raises:
-        RuntimeError: it failed.
-    """
+    """Calls a door of a tree in a process of its own, whose output is shown if it fails."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, door, *words], cwd=tree, env=environment, capture_output=True, text=True, check=False
@@ -73,8 +56,11 @@ def run(tree: Path, words: list[str], door: str = "train.py") -> None:
         raise RuntimeError(f"{door} {' '.join(words)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
 
 
-def outcome(tree: Path, name: str, variant: list[str], folder: Path, photo: Path) -> Outcome:
-    """Trains an experiment (or takes what an earlier call left in `folder`) and draws from it."""
+def outcome(tree: Path, name: str, variant: list[str], folder: Path, photo: Path) -> dict[str, np.ndarray]:
+    """Trains an experiment (or takes what an earlier call left in `folder`) and draws from it.
+
+    Returns losses by step (as text), final weights and 8-bit results, by name.
+    """
     run_dir, drawn = folder / "run", folder / "drawn"
     if not (run_dir / "metrics.json").is_file():
         words = [word.replace("CACHE", str(folder / "cache")) for word in variant]
@@ -85,34 +71,28 @@ def outcome(tree: Path, name: str, variant: list[str], folder: Path, photo: Path
         run(tree, [f"run={run_dir}", f"output={drawn}", *given], "predict.py")
     with (run_dir / "metrics.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    keys = [key for key in rows[0] if key.endswith("/loss")]
+    found = {
+        key: np.array([row[key] for row in rows if row[key]]) for key in rows[0] if key.endswith("/loss")
+    }
     state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu")
-    return Outcome(
-        losses={key: [row[key] for row in rows if row[key]] for key in keys},
-        weights=state["state_dict"],
-        pictures={path.name: np.asarray(Image.open(path)) for path in sorted(drawn.rglob("*.png"))},
-    )
+    found |= {f"weight {key}": weight.float().numpy() for key, weight in state["state_dict"].items()}
+    return found | {f"picture {path.name}": np.asarray(Image.open(path)) for path in drawn.rglob("*.png")}
 
 
-def differences(before: Outcome, after: Outcome) -> list[str]:
-    """One line for each thing that is not the same."""
+def differences(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[str]:
+    """One sentence for each thing that is not the same."""
+    alone = [f"{key} is in one of them alone" for key in sorted(before.keys() ^ after.keys())]
     found = []
-    for key in sorted(before.losses.keys() | after.losses.keys()):
-        if before.losses.get(key) != after.losses.get(key):
-            found.append(
-                f"{key}: {before.losses.get(key, [])[:3]} became {after.losses.get(key, [])[:3]} ..."
-            )
-    for key in sorted(before.weights.keys() ^ after.weights.keys()):
-        found.append(f"weight {key} is in one of them alone")
-    for key in sorted(before.weights.keys() & after.weights.keys()):
-        if not torch.equal(before.weights[key], after.weights[key]):
-            largest = (before.weights[key].float() - after.weights[key].float()).abs().max()
-            found.append(f"weight {key} differs by up to {largest:.2e}")
-    for key in sorted(before.pictures.keys() | after.pictures.keys()):
-        one, other = before.pictures.get(key), after.pictures.get(key)
-        if one is None or other is None or not np.array_equal(one, other):
-            found.append(f"picture {key} differs")
-    return found
+    for key in sorted(before.keys() & after.keys()):
+        one, other = before[key], after[key]
+        if np.array_equal(one, other):
+            continue
+        if one.shape != other.shape or one.dtype.kind == "U":
+            found.append(f"{key}: {one.flat[:3]} became {other.flat[:3]} ...")
+        else:
+            largest = np.abs(one.astype(float) - other).max()
+            found.append(f"{key} differs by up to {largest:.2e}")
+    return alone + found
 
 
 def main(before: str, keep: str | None = None, only: str | None = None) -> int:

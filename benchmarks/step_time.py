@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contenders import Bare, Ours, make_batches
+from benchmarks.contenders import Bare, Ours, make_photos
 from doors.options import parse
 from doors.predict import pick_device
 from lightning_modules.options import option
@@ -47,25 +47,18 @@ class BenchmarkOptions:
 
 
 def measure(options: BenchmarkOptions) -> dict[str, Any]:
-    """Milliseconds per step of every turn, by contender, and the ratios of their medians.
-
-    Raises:
-        ValueError: counts below 1 or a size off the model's grid.
-    """
-    counts = (options.batch_size, options.num_rounds, options.num_steps, options.num_warmup_steps)
-    if min(counts) < 1 or options.size_px < 16 or options.size_px % 16:
-        raise ValueError("counts must be at least 1, and size_px a multiple of 16")
+    """Milliseconds per step of every turn, by contender, and the ratios of their medians."""
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     device = pick_device(options.device)
-    batches = make_batches(options.size_px, options.batch_size)
+    fed = (make_photos(options.size_px, options.batch_size), options.batch_size, device)
     turns: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         contenders: dict[str, Callable[[int], float]] = {
-            BARE: Bare(batches, device),
-            TRAINER: Ours(batches, device, folder / "plain", cached=False),
-            CACHED: Ours(batches, device, folder / "cached", cached=True),
+            BARE: Bare(*fed),
+            TRAINER: Ours(*fed, folder / "plain", cached=False),
+            CACHED: Ours(*fed, folder / "cached", cached=True),
         }
         for run in contenders.values():
             run(options.num_warmup_steps)
