@@ -15,11 +15,12 @@ def clip_chroma(lab: Tensor, *, num_bisections: int = 12) -> Tensor:
     """Returns the sRGB image whose chroma is scaled down, per pixel, just enough to fit the gamut.
 
     Each pixel keeps L and hue and becomes (L, s * a, s * b) with the largest s in [0, 1] inside sRGB, found by
-    bisection to 2^-num_bisections from below. Pixels inside the gamut are not touched.
+    bisection to 2^-num_bisections from below; 12 leave a chroma error below 0.03 Lab units. Pixels inside the gamut are
+    not touched.
 
     Args:
         lab: (B, 3, H, W) with L* in [0, 100] (clamped to it), any a*, b*.
-        num_bisections: halvings of the interval for s; 12 leave a chroma error below 0.03 Lab units.
+        num_bisections: halvings of the interval for s.
 
     Returns:
         (B, 3, H, W) in [0, 1], float32 (float64 for float64 input); |dL*| < 0.05 before any rounding.

@@ -21,25 +21,17 @@ _NEXT_PATCH_PROB, _MAX_PATCHES, _MAX_SIDE = 7 / 8, 32, 0.15
 
 # What `random_known` takes for each image: how many patches, and their places and sizes.
 NUM_RANDOM = 1 + 3 * _MAX_PATCHES
-
-
 # Known pixels of a large photo are converted so many at a time.
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class KnownColors:
-    """Colours at some pixels of a photo; what is not known takes no memory.
+    """Colours at some pixels of a photo; what is not known takes no memory."""
 
-    Args:
-        index: int64 (N,) which pixels, counted row by row; in any order, one may occur twice.
-        color: uint8 (N, 3) sRGB, of which a* and b* alone count.
-        size_px: (H, W) of the photo.
-    """
-
-    index: Tensor
-    color: Tensor
-    size_px: tuple[int, int]
+    index: Tensor  # int64 (N,) which pixels, counted row by row; in any order, one may occur twice
+    color: Tensor  # uint8 (N, 3) sRGB, of which a* and b* alone count
+    size_px: tuple[int, int]  # (H, W) of the photo
 
 
 def known_map(known: KnownColors, *, size: tuple[int, int]) -> Tensor:
@@ -56,24 +48,20 @@ def known_map(known: KnownColors, *, size: tuple[int, int]) -> Tensor:
         # Whole numbers: (2 r + 1) / (2 H) is the centre of row r.
         row = (2 * (index // width) + 1) * rows // (2 * height)
         column = (2 * (index % width) + 1) * columns // (2 * width)
-        sums.index_add_(
-            0, row * columns + column, torch.cat([ab, torch.ones_like(ab[:, :1])], dim=1).double()
-        )
+        counted = torch.cat([ab, torch.ones_like(ab[:, :1])], dim=1).double()
+        sums.index_add_(0, row * columns + column, counted)
     mean = sums[:, :2] / sums[:, 2:].clamp_min(1) / _AB_UNIT
     found = torch.cat([mean, (sums[:, 2:] > 0).double()], dim=1).float()
     return F.interpolate(found.T.reshape(1, NUM_HINT_CHANNELS, rows, columns), size=size, mode="nearest")
 
 
 def hint_map(ab: Tensor, known: Tensor, *, size: tuple[int, int]) -> Tensor:
-    """The mean of the known ab in each cell, over 50, and whether anything is known there; zeros elsewhere.
+    """The map (B, 3, h, w): mean of the known ab in each cell, over 50, and whether any is known there; else zeros.
 
     Args:
         ab: (B, 2, H, W) CIELAB a* and b*.
         known: (B, 1, H, W) how much each pixel counts, in [0, 1].
         size: (h, w) of the map, no larger than (H, W).
-
-    Returns:
-        (B, 3, h, w).
     """
     weight = known.to(ab.dtype)
     share = F.adaptive_avg_pool2d(weight, size)
@@ -87,14 +75,9 @@ def no_hints(batch_size: int, size: tuple[int, int], *, device: torch.device | s
 
 
 def random_known(uniform: np.ndarray, size_px: tuple[int, int]) -> Tensor:
-    """Square patches as a user might point at: many or few, small or larger, anywhere.
+    """Square patches as a user might point at, from `uniform` (B, NUM_RANDOM) in [0, 1): zeros and ones (B, 1, H, W).
 
-    Args:
-        uniform: (B, NUM_RANDOM) numbers in [0, 1).
-        size_px: (H, W).
-
-    Returns:
-        (B, 1, H, W) zeros and ones; each image has at least one known pixel.
+    They are many or few, small or larger, anywhere; each image has at least one known pixel.
     """
     height, width = size_px
     count = 1 + np.floor(np.log1p(-uniform[:, :1]) / np.log(_NEXT_PATCH_PROB))

@@ -37,9 +37,8 @@ def rgb_to_lab(image: Tensor) -> Tensor:
         (B, 3, H, W): L* in [0, 100], a* and b* in Lab units (sRGB spans about -86..98 and -108..95).
     """
     linear = rgb_to_linear_rgb(_working(image, channels=3))
-    fx, fy, fz = (
-        _f(channel / white) for channel, white in zip(_mix(linear, _XYZ_FROM_RGB), _WHITE, strict=True)
-    )
+    xyz = zip(_mix(linear, _XYZ_FROM_RGB), _WHITE, strict=True)
+    fx, fy, fz = (_f(channel / white) for channel, white in xyz)
     return torch.cat([116.0 * fy - 16.0, 500.0 * (fx - fy), 200.0 * (fy - fz)], dim=1)
 
 
@@ -50,8 +49,8 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 
 def lab_to_linear_rgb(lab: Tensor) -> Tensor:
     """Converts Lab to linear-light sRGB (B, 3, H, W), unclipped; enough to test for the gamut."""
-    lightness_star, a, b = _working(lab, channels=3).split(1, dim=1)
-    fy = (lightness_star + 16.0) / 116.0
+    star, a, b = _working(lab, channels=3).split(1, dim=1)
+    fy = (star + 16.0) / 116.0
     # A negative Z has no colour; scikit-image and kornia clamp it in the same place.
     fs = (fy + a / 500.0, fy, (fy - b / 200.0).clamp(min=0.0))
     xyz = torch.cat([_f_inverse(f) * white for f, white in zip(fs, _WHITE, strict=True)], dim=1)
@@ -60,8 +59,6 @@ def lab_to_linear_rgb(lab: Tensor) -> Tensor:
 
 def lightness(image: Tensor) -> Tensor:
     """Returns L* / 100, (B, 1, H, W) in [0, 1], of sRGB (B, 3, H, W) in [0, 1]: the project's one definition of grey.
-
-    It costs about a third of `rgb_to_lab`.
 
     Example:
         >>> lightness(torch.ones(1, 3, 2, 2)).mean().round(decimals=4).item()

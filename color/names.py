@@ -91,11 +91,7 @@ def name_colors(image: Tensor, *, max_names: int = 3, min_share: float = 0.08) -
 
 
 def hue_of(name: str) -> float:
-    """Returns the Lab hue angle, in degrees in [0, 360), that a chromatic colour name stands for.
-
-    Raises:
-        ValueError: if the name is neutral or unknown.
-    """
+    """Returns the Lab hue angle, in degrees, of a chromatic colour name; ValueError for another word."""
     if name not in _HUES:
         raise ValueError(
             f"hue_of got {name!r}, expected one of {', '.join(_HUES)}; neutral names have no hue"

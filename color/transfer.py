@@ -20,24 +20,13 @@ MAX_ASPECT = 16
 
 
 def transfer_chroma_exact(lightness: Tensor, image: Tensor, *, chroma_scale: float | Tensor = 1.0) -> Tensor:
-    """Returns the image with its L* replaced; out-of-gamut colours lose chroma, not lightness.
+    """Returns the image with its L* replaced, not rounded; out-of-gamut colours lose chroma, not lightness.
 
     Args:
         lightness: (B, 1, H, W), L* / 100 in [0, 1].
         image: (B, 3, H, W) sRGB in [0, 1] at the same size.
         chroma_scale: multiplies ab: 0 gives grey, above 1 stronger colour; a number or (B, 1, 1, 1).
-
-    Returns:
-        (B, 3, H, W) in [0, 1], not rounded.
-
-    Raises:
-        ValueError: if the sizes differ.
     """
-    if lightness.shape[-2:] != image.shape[-2:] or len(lightness) != len(image):
-        raise ValueError(
-            f"exact chroma transfer got lightness {tuple(lightness.shape)} and image {tuple(image.shape)}, expected "
-            "one batch and size; use transfer_chroma for a picture of another size"
-        )
     lab = rgb_to_lab(image)
     return clip_chroma(torch.cat([100.0 * lightness.to(lab.dtype), chroma_scale * lab[:, 1:]], dim=1))
 
@@ -59,7 +48,7 @@ def transfer_chroma(
 
     Args:
         photo: (3, H, W) uint8 sRGB of any size; only its L* is used.
-        colored: (3, h, w) floating point in [0, 1], the same view. A larger picture than the photo is first reduced.
+        colored: (3, h, w) in [0, 1], the same view. A larger picture than the photo is first reduced.
         strip_px: rows worked on at once; changes memory, not the result.
         guide_px: largest short side at which the filter's coefficients are computed.
         radius: window radius of the guided filter, in pixels of the guide.
@@ -68,11 +57,7 @@ def transfer_chroma(
 
     Returns:
         (3, H, W) uint8 on the photo's device.
-
-    Raises:
-        ValueError: if a shape or dtype is not as stated.
     """
-    _check(photo, colored)
     height, width = photo.shape[-2:]
     colored = colored.to(photo.device, torch.float32).clamp(0.0, 1.0)[None]
     if colored.shape[-2] >= height and colored.shape[-1] >= width:
@@ -81,9 +66,8 @@ def transfer_chroma(
 
     star = torch.cat([_strip_lightness(photo, rows) for rows in _strips(height, strip_px)], dim=-2)
     size = guide_size((height, width), min(guide_px, *colored.shape[-2:]))
-    coefficients = _linear_coefficients(
-        _resize(star, size), _resize(rgb_to_lab(colored)[:, 1:], size), radius, eps
-    )
+    guide, chroma = _resize(star, size), _resize(rgb_to_lab(colored)[:, 1:], size)
+    coefficients = _linear_coefficients(guide, chroma, radius, eps)
     # Columns are interpolated once; rows strip by strip at their absolute position, so that strips join exactly.
     columns = F.interpolate(coefficients, size=(size[0], width), mode="bilinear", align_corners=False)
 
@@ -171,16 +155,3 @@ def _assemble(
         lab = torch.cat([100.0 * strip, chroma_at(rows, strip)], dim=1)
         result[:, rows] = clip_chroma(lab)[0].mul_(255.0).round_().to(torch.uint8)
     return result
-
-
-def _check(photo: Tensor, colored: Tensor) -> None:
-    if photo.ndim != 3 or photo.shape[0] != 3 or photo.dtype != torch.uint8:
-        raise ValueError(
-            f"chroma transfer got a photo of shape {tuple(photo.shape)} and {photo.dtype}, expected (3, H, W) uint8; "
-            "convert the file to 8-bit RGB first"
-        )
-    if colored.ndim != 3 or colored.shape[0] != 3 or not colored.is_floating_point():
-        raise ValueError(
-            f"chroma transfer got a coloured picture of shape {tuple(colored.shape)} and {colored.dtype}, expected "
-            "(3, h, w) floating point in [0, 1]; pass one picture of the batch, scaled by 1 / 255 if it is 8-bit"
-        )
