@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from diffusers import ControlNetModel
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
@@ -23,6 +22,7 @@ from lightning_modules.colorize_controlnet import ColorizeControlNet
 from networks.latent_diffusion_parts import LatentDiffusionParts
 from runs.build import build
 from runs.choices import CONF
+from runs.config import resolved
 
 _CAPTIONS = ("a photo of a tulip", "a red rose", "a cat", "a cup of coffee on a wooden table")
 _NEVER = 1_000_000_000
@@ -51,7 +51,7 @@ def _batches(dataset: PhotoDataset, batch_size: int) -> Iterator[dict[str, Any]]
 
 def _config(*overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+        return resolved(compose("train", list(overrides)))
 
 
 def _parts() -> LatentDiffusionParts:

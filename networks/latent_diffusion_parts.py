@@ -14,16 +14,13 @@ _AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderT
 
 
 class LatentDiffusionParts(nn.Module):
-    """U-Net, autoencoder, text encoder and noise schedule of one model.
+    """U-Net, autoencoder, text encoder and noise schedule of one model; ValueError for widths that do not fit together.
 
     Args:
-        unet: diffusers' UNet2DConditionModel.
-        vae: diffusers' AutoencoderKL or AutoencoderTiny; None for a model of pixels.
+        unet: the denoiser.
+        vae: None for a model of pixels.
         scheduler: a diffusers scheduler whose config names the noise schedule and the prediction.
         text_encoder: None for an unconditional model (a U-Net without cross-attention blocks).
-
-    Raises:
-        ValueError: widths that do not fit together.
     """
 
     def __init__(
@@ -45,8 +42,7 @@ class LatentDiffusionParts(nn.Module):
                 f"the U-Net attends to width {unet.config.cross_attention_dim} but the text encoder has width "
                 f"{text_encoder.width}; set module.parts.unet.cross_attention_dim to the latter"
             )
-        self.unet, self.text_encoder = unet, text_encoder
-        self.vae: AutoencoderKL | AutoencoderTiny | None = vae
+        self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.scheduler = scheduler
 
     @classmethod
@@ -96,10 +92,9 @@ class LatentDiffusionParts(nn.Module):
 
     def named(self) -> dict[str, Any]:
         """What a folder in Stable Diffusion's layout holds, by the name of its subfolder, but for the scheduler."""
+        parts = {"unet": self.unet} | ({} if self.vae is None else {"vae": self.vae})
         text = self.text_encoder
-        parts = {"unet": self.unet, "vae": self.vae}
-        parts |= {} if text is None else {"text_encoder": text.model, "tokenizer": text.tokenizer}
-        return {name: part for name, part in parts.items() if part is not None}
+        return parts | ({} if text is None else {"text_encoder": text.model, "tokenizer": text.tokenizer})
 
     def save(self, folder: Path) -> None:
         """Writes every part as from_pretrained of diffusers reads it."""
@@ -110,21 +105,14 @@ class LatentDiffusionParts(nn.Module):
 def load_vae(
     source: str, *, revision: str | None = None, allow_pickle: bool = False
 ) -> AutoencoderKL | AutoencoderTiny:
-    """An AutoencoderKL or AutoencoderTiny, whichever class its config names, from a folder or hub id.
+    """An AutoencoderKL or AutoencoderTiny, whichever class its config names, at the top of a folder or hub id or in vae/.
 
-    Args:
-        source: a folder (or hub id) with the weights at the top or under vae/.
-        revision: branch, tag or commit of a hub id.
-        allow_pickle: as in LatentDiffusionParts.from_folder.
-
-    Raises:
-        FileNotFoundError: no autoencoder there.
-        ValueError: another class, or pickled weights without allow_pickle.
+    Arguments and errors as of LatentDiffusionParts.from_folder; ValueError also for another class.
     """
-    local, safe = Path(source), None if allow_pickle else True
+    safe = None if allow_pickle else True
     places = ["vae", None]  # of a hub id both are asked for
-    if local.is_dir():
-        places = ["vae"] if (local / "vae").is_dir() else [None]
+    if Path(source).is_dir():
+        places = ["vae"] if Path(source, "vae").is_dir() else [None]
     failure: Exception = FileNotFoundError(source)
     for place in places:
         where = {"subfolder": place, "revision": revision}
@@ -132,9 +120,8 @@ def load_vae(
             kind = _AUTOENCODERS[AutoencoderKL.load_config(source, **where)["_class_name"]]
             return kind.from_pretrained(source, use_safetensors=safe, **where)
         except KeyError as error:
-            raise ValueError(
-                f"{source} holds a {error.args[0]}; expected {' or '.join(_AUTOENCODERS)}"
-            ) from error
+            expected = " or ".join(_AUTOENCODERS)
+            raise ValueError(f"{source} holds a {error.args[0]}; expected {expected}") from error
         except (OSError, ValueError) as error:
             failure = error
     raise _not_loaded(source, failure, allow_pickle)
@@ -164,11 +151,9 @@ def _not_loaded(source: str, error: Exception, allow_pickle: bool) -> Exception:
 
 def _pickled_parts(folder: Path) -> list[str]:
     """Pickled weights of the parts (and of the folder itself) that have no safetensors."""
-    found = []
-    for part in (folder, folder / "unet", folder / "vae", folder / "text_encoder"):
-        if not any(part.glob("*.safetensors")):
-            found += [p for suffix in ("bin", "pt", "pth", "ckpt") for p in sorted(part.glob(f"*.{suffix}"))]
-    return [str(p.relative_to(folder)) for p in found]
+    parts = (folder, folder / "unet", folder / "vae", folder / "text_encoder")
+    files = [file for part in parts if not any(part.glob("*.safetensors")) for file in sorted(part.glob("*"))]
+    return [str(f.relative_to(folder)) for f in files if f.suffix in (".bin", ".pt", ".pth", ".ckpt")]
 
 
 def to_dtype(name: str) -> torch.dtype:

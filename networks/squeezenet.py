@@ -14,9 +14,8 @@ _CAFFE_MEAN_BGR = (104.0, 117.0, 123.0)
 class SqueezeNetFeatures(nn.Module):
     """Feature maps of an image in [0, 1] at four depths, 64, 128, 256 and 512 channels.
 
-    The input is turned into Caffe's BGR 0..255 minus the mean, as the Caffe weights expect. A distance made of
-    these maps is neither LPIPS nor FID (their heads and statistics belong to other weights): name it after the
-    backbone.
+    The input is turned into Caffe's BGR 0..255 minus the mean, as the Caffe weights expect. A distance made of these maps
+    is neither LPIPS nor FID, which belong to other weights: name it after the backbone.
 
     Example:
         >>> [tuple(m.shape[1:]) for m in SqueezeNetFeatures()(torch.rand(1, 3, 64, 64))]
@@ -42,24 +41,17 @@ class SqueezeNetFeatures(nn.Module):
             FileNotFoundError: no such file.
             ValueError: the file holds other weights, or more than tensors.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(
-                f"no SqueezeNet weights at {path}; give the path of a squeezenet1_1 state dict"
-            )
+        net, prefix = cls(), "features."
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
+            wanted = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            net.features.load_state_dict(wanted)
+        except FileNotFoundError:
+            raise
         except Exception as error:  # torch.load raises many kinds: UnpicklingError, RuntimeError, EOFError
             raise ValueError(
-                f"{path} cannot be read: it is damaged or holds more than tensors; give a squeezenet1_1 state dict"
-            ) from error
-        net = cls()
-        prefix = "features."
-        wanted = {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
-        try:
-            net.features.load_state_dict(wanted)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{path} does not hold SqueezeNet 1.1 weights: {str(error).splitlines()[0]}"
+                f"{path} cannot be read: it is damaged or holds more than tensors, or weights of another network; "
+                "give a squeezenet1_1 state dict"
             ) from error
         return net
 

@@ -22,8 +22,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, model: CLIPTextModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
+        self.model, self.tokenizer = model, tokenizer
         self._tokens = lru_cache(maxsize=100_000)(self._tokenize)
 
     @classmethod
@@ -77,7 +76,7 @@ class TextEncoder(nn.Module):
     @property
     def width(self) -> int:
         """D."""
-        return int(self.model.config.hidden_size)
+        return self.model.config.hidden_size
 
     def forward(self, captions: list[str]) -> Tensor:
         """Token states (B, N, D) of B captions."""

@@ -28,8 +28,7 @@ class TextCache:
     def __init__(
         self, encoder: TextEncoder, *, folder: str | None = None, max_bytes: int = 512 * 2**20
     ) -> None:
-        self._encoder = encoder
-        self._max_bytes = max_bytes
+        self._encoder, self._max_bytes = encoder, max_bytes
         self._memory: dict[str, Tensor] = {}
         self._folder = None
         if folder is not None:

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from color.lab import rgb_to_lab
 
@@ -18,8 +20,6 @@ _CLIP_TEXTS = [
     "a washed out photo",
     "an oversaturated photo with garish colours",
 ]
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class VividnessRanker(ModelMixin, ConfigMixin):
@@ -63,7 +63,7 @@ def best_candidates(ranker: nn.Module, candidates: Tensor) -> Tensor:
     """Which of K candidates of each photo a ranker scores highest: int64 (B,).
 
     Args:
-        ranker: images (B, 3, H, W) in [0, 1] -> scores (B,), such as VividnessRanker or ClipVividness.
+        ranker: images (B, 3, H, W) in [0, 1] -> scores (B,).
         candidates: (K, B, 3, H, W) in [0, 1]; one of the K is scored at a time.
     """
     return torch.stack([ranker(images).float() for images in candidates]).argmax(0)
@@ -90,11 +90,7 @@ class ClipVividness(nn.Module):
 
     @classmethod
     def from_folder(cls, source: str) -> "ClipVividness":
-        """CLIP from a local folder or a hub id.
-
-        Raises:
-            FileNotFoundError: neither a folder that holds CLIP nor a reachable hub id.
-        """
+        """CLIP from a local folder or a hub id; FileNotFoundError where there is none."""
         from transformers import CLIPModel, CLIPTokenizer
 
         try:
@@ -110,8 +106,8 @@ class ClipVividness(nn.Module):
         """Log probabilities (B,) of the text of a well coloured photo for images (B, 3, H, W) in [0, 1]."""
         side = self.model.config.vision_config.image_size
         resized = F.interpolate(image, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        mean, std = (torch.tensor(v, device=image.device).view(1, 3, 1, 1) for v in (_CLIP_MEAN, _CLIP_STD))
-        states = self.model.vision_model(pixel_values=(resized - mean) / std).pooler_output
+        pixels = normalize(resized, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        states = self.model.vision_model(pixel_values=pixels).pooler_output
         features = F.normalize(self.model.visual_projection(states), dim=-1)
         logits = self.model.logit_scale.exp() * features @ self.texts.T
         return logits.log_softmax(-1)[:, 0]
