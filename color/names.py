@@ -100,13 +100,12 @@ def hue_of(name: str) -> float:
 
 
 def mean_chroma(image: Tensor) -> Tensor:
-    """Returns the mean Lab chroma: (B,) of images (B, 3, H, W), or () of one image (3, H, W), in [0, 1].
+    """Returns the mean Lab chroma of one image (3, H, W) in [0, 1].
 
     A photo of a grey scene has about 0 to 3, an ordinary colour photo 15 to 40.
     """
-    lab = rgb_to_lab(image if image.ndim == 4 else image[None])
-    chroma = torch.hypot(lab[:, 1], lab[:, 2]).mean(dim=(1, 2))
-    return chroma if image.ndim == 4 else chroma[0]
+    lab = rgb_to_lab(image[None])
+    return torch.hypot(lab[:, 1], lab[:, 2]).mean(dim=(1, 2))[0]
 
 
 def strip_grey_phrases(caption: str) -> str:

@@ -6,8 +6,6 @@ both are known (at the small size) and only they are interpolated, so that chrom
 turns, instead of bleeding over the edge as interpolated chroma does.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +15,11 @@ from color.lab import lightness, rgb_to_lab
 
 # A strip of 1 x 5000 pixels would otherwise become 64 x 320000 for the network.
 MAX_ASPECT = 16
+# Of the guided filter: the largest short side at which its coefficients are computed, and the radius of its windows there.
+_GUIDE_PX, _RADIUS = 512, 2
+# Variance of lightness (L* / 100) below which a window counts as flat and its chroma stops following the photo's
+# lightness; smaller is sharper at faint edges and turns film grain into coloured grain.
+_EPS = 3e-4
 
 
 def transfer_chroma_exact(lightness: Tensor, image: Tensor, *, chroma_scale: float | Tensor = 1.0) -> Tensor:
@@ -32,16 +35,8 @@ def transfer_chroma_exact(lightness: Tensor, image: Tensor, *, chroma_scale: flo
 
 
 @torch.no_grad()
-def transfer_chroma(
-    photo: Tensor,
-    colored: Tensor,
-    *,
-    strip_px: int = 256,
-    guide_px: int = 512,
-    radius: int = 2,
-    eps: float = 3e-4,
-) -> Tensor:
-    """Returns the photo with its own L* and the chroma of a smaller picture of the same view.
+def transfer_chroma(photo: Tensor, colored: Tensor, *, strip_px: int = 256) -> Tensor:
+    """Returns the photo with its own L* and the chroma of a smaller picture of the same view, uint8 (3, H, W).
 
     Full-size work is done in strips of rows; on top of input and output one (H, W) float32 plane and one strip are
     held: 24 megapixels take about 0.6 GiB. At equal size ab is taken over unfiltered.
@@ -50,32 +45,33 @@ def transfer_chroma(
         photo: (3, H, W) uint8 sRGB of any size; only its L* is used.
         colored: (3, h, w) in [0, 1], the same view. A larger picture than the photo is first reduced.
         strip_px: rows worked on at once; changes memory, not the result.
-        guide_px: largest short side at which the filter's coefficients are computed.
-        radius: window radius of the guided filter, in pixels of the guide.
-        eps: variance of lightness (L* / 100) below which a window counts as flat and its chroma stops following
-            the photo's lightness; smaller is sharper at faint edges and turns film grain into coloured grain.
-
-    Returns:
-        (3, H, W) uint8 on the photo's device.
     """
     height, width = photo.shape[-2:]
+    strips = [slice(start, min(start + strip_px, height)) for start in range(0, height, strip_px)]
+    star = torch.cat([lightness(photo[None, :, rows].float() / 255.0) for rows in strips], dim=-2)
     colored = colored.to(photo.device, torch.float32).clamp(0.0, 1.0)[None]
     if colored.shape[-2] >= height and colored.shape[-1] >= width:
         colored = _resize(colored, (height, width))
-        return _assemble(photo, lambda rows, _: rgb_to_lab(colored[..., rows, :])[:, 1:], strip_px)
 
-    star = torch.cat([_strip_lightness(photo, rows) for rows in _strips(height, strip_px)], dim=-2)
-    size = guide_size((height, width), min(guide_px, *colored.shape[-2:]))
-    guide, chroma = _resize(star, size), _resize(rgb_to_lab(colored)[:, 1:], size)
-    coefficients = _linear_coefficients(guide, chroma, radius, eps)
-    # Columns are interpolated once; rows strip by strip at their absolute position, so that strips join exactly.
-    columns = F.interpolate(coefficients, size=(size[0], width), mode="bilinear", align_corners=False)
+        def chroma_at(rows: slice) -> Tensor:
+            return rgb_to_lab(colored[..., rows, :])[:, 1:]
 
-    def chroma_at(rows: slice, star_strip: Tensor) -> Tensor:
-        slope, offset = _interpolated_rows(columns, rows, height).chunk(2, dim=1)
-        return slope * star_strip + offset
+    else:
+        size = guide_size((height, width), min(_GUIDE_PX, *colored.shape[-2:]))
+        guide, chroma = _resize(star, size), _resize(rgb_to_lab(colored)[:, 1:], size)
+        coefficients = _linear_coefficients(guide, chroma, _RADIUS, _EPS)
+        # Columns are interpolated once; rows strip by strip at their absolute position, so that strips join exactly.
+        columns = F.interpolate(coefficients, size=(size[0], width), mode="bilinear", align_corners=False)
 
-    return _assemble(photo, chroma_at, strip_px, star)
+        def chroma_at(rows: slice) -> Tensor:
+            slope, offset = _interpolated_rows(columns, rows, height).chunk(2, dim=1)
+            return slope * star[..., rows, :] + offset
+
+    result = torch.empty_like(photo)
+    for rows in strips:
+        lab = torch.cat([100.0 * star[..., rows, :], chroma_at(rows)], dim=1)
+        result[:, rows] = clip_chroma(lab)[0].mul_(255.0).round_().to(torch.uint8)
+    return result
 
 
 def working_copy(photo: Tensor, *, short_px: int, grid_px: int) -> Tensor:
@@ -135,23 +131,3 @@ def _interpolated_rows(columns: Tensor, rows: slice, height: int) -> Tensor:
     upper = position.floor().long()
     weight = (position - upper).to(columns.dtype)[:, None]
     return torch.lerp(columns[..., upper, :], columns[..., (upper + 1).clamp(max=last), :], weight)
-
-
-def _strips(height: int, strip_px: int) -> list[slice]:
-    return [slice(start, min(start + strip_px, height)) for start in range(0, height, strip_px)]
-
-
-def _strip_lightness(photo: Tensor, rows: slice) -> Tensor:
-    return lightness(photo[None, :, rows].float() / 255.0)
-
-
-def _assemble(
-    photo: Tensor, chroma_at: Callable[[slice, Tensor], Tensor], strip_px: int, star: Tensor | None = None
-) -> Tensor:
-    """Writes (L* of the photo, chroma_at(rows, L*)) strip by strip into a new uint8 picture."""
-    result = torch.empty_like(photo)
-    for rows in _strips(photo.shape[-2], strip_px):
-        strip = _strip_lightness(photo, rows) if star is None else star[..., rows, :]
-        lab = torch.cat([100.0 * strip, chroma_at(rows, strip)], dim=1)
-        result[:, rows] = clip_chroma(lab)[0].mul_(255.0).round_().to(torch.uint8)
-    return result

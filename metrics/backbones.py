@@ -46,11 +46,7 @@ def feature_network(backbone: str, weights_dir: str | Path | None = None) -> nn.
 
 
 def squeezenet(weights_dir: str | Path | None) -> SqueezeNetFeatures:
-    """The SqueezeNet 1.1 (Caffe) of a folder or its subfolders; the same file gives the same network again.
-
-    Raises:
-        MissingWeightsError: if no folder is given or no file squeezenet1_1*.pth is inside.
-    """
+    """The SqueezeNet 1.1 (Caffe) in squeezenet1_1*.pth below a folder; the same file gives the same network again."""
     return _squeezenet(weights_in(weights_dir, "the SqueezeNet weights", "squeezenet1_1*.pth"))
 
 

@@ -13,11 +13,7 @@ from metrics.segmentation import Classes, MaskMetric
 
 
 def class_probabilities(probability: Tensor, num_classes: int) -> Tensor:
-    """Probabilities of all classes, (B, K, H, W), of such or of the foreground's alone, (B, H, W).
-
-    Raises:
-        ValueError: for another shape, or values outside [0, 1].
-    """
+    """Probabilities of all classes, (B, K, H, W), of such or of the foreground's alone, (B, H, W), in [0, 1]."""
     if probability.ndim == 3 and num_classes == 2:
         probability = torch.stack([1.0 - probability, probability], dim=1)
     if probability.ndim != 4 or probability.shape[1] != num_classes:

@@ -26,12 +26,9 @@ def colorfulness(image: Tensor, *, variant: ColorfulnessVariant = "hasler") -> T
     """Returns the colourfulness of each image, (B,), on the scale of 0..255 values.
 
     sqrt(std(rg)^2 + std(yb)^2) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2) with rg = R - G and yb = (R + G) / 2 - B
-    (Hasler and Suesstrunk 2003, "Measuring colourfulness in natural images", M3). "absolute" takes |rg| and |yb|
-    first, as the code published with CT2 and DDColor does; it is lower for pictures with opposite hues.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1], rounded to 8 bit here.
-        variant: "hasler" or "absolute".
+    (Hasler and Suesstrunk 2003, "Measuring colourfulness in natural images", M3) of images (B, 3, H, W) in [0, 1],
+    rounded to 8 bit here. "absolute" takes |rg| and |yb| first, as the code published with CT2 and DDColor does; it is
+    lower for pictures with opposite hues.
     """
     red, green, blue = to_8_bit(image).flatten(2).unbind(dim=1)
     opponents = torch.stack([red - green, (red + green) / 2.0 - blue], dim=1)
@@ -56,10 +53,8 @@ class Colorfulness(PerImageMetric):
 class ColorfulnessDifference(Metric):
     """Distance between the colourfulness of predictions and truth.
 
-    Args:
-        variant: see `colorfulness`.
-        convention: "of_means" is |mean(pred) - mean(truth)| over the set (CT2, DDColor, MultiColor): errors of
-            opposite sign cancel, and there is no spread. "per_image" is the mean of |pred - truth|.
+    "of_means" is |mean(pred) - mean(truth)| over the set (CT2, DDColor, MultiColor): errors of opposite sign cancel, and
+    there is no spread. "per_image" is the mean of |pred - truth|.
     """
 
     pred_values: list[Tensor]

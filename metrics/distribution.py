@@ -36,7 +36,7 @@ class FrechetDistance(FrechetInceptionDistance):
     def compute(self) -> Summary:
         """The distance and the number of predictions; ValueError for fewer than two pictures of either set."""
         count = int(self.fake_features_num_samples)
-        _check_count(min(count, int(self.real_features_num_samples)), "a Frechet distance")
+        _check_count(min(count, int(self.real_features_num_samples)))
         return Summary(float(super().compute()), None, count)
 
 
@@ -47,10 +47,7 @@ class KernelDistance(Metric):
     `num_subsets` random subsets of that size, drawn from a fixed seed. Being unbiased, it can be negative, and it
     compares at unequal counts.
 
-    Args:
-        backbone, weights_dir: as in `feature_network`, which also says what is raised.
-        subset_size: pictures of each set that are compared at a time.
-        num_subsets: subsets drawn from larger sets.
+    Args: otherwise as `feature_network`, which also says what is raised.
     """
 
     pred_features: list[Tensor]
@@ -80,7 +77,7 @@ class KernelDistance(Metric):
     def compute(self) -> Summary:
         """The distance and the number of predictions; ValueError for fewer than two pictures of either set."""
         pred, target = (dim_zero_cat(f).double() for f in (self.pred_features, self.target_features))
-        _check_count(min(len(pred), len(target)), "a kernel distance")
+        _check_count(min(len(pred), len(target)))
         size = min(self.subset_size, len(pred), len(target))
         if size == len(pred) == len(target):
             return Summary(poly_mmd(target, pred).item(), None, len(pred))
@@ -93,6 +90,8 @@ class KernelDistance(Metric):
         return Summary(fmean(drawn), None, len(pred))
 
 
-def _check_count(count: int, what: str) -> None:
+def _check_count(count: int) -> None:
     if count < 2:
-        raise ValueError(f"{what} got {count} pictures, expected at least 2; evaluate more of them")
+        raise ValueError(
+            f"a distance of sets got {count} pictures, expected at least 2; evaluate more of them"
+        )

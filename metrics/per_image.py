@@ -70,9 +70,9 @@ def check_pair(pred: Tensor, target: Tensor, *, are_sets: bool = False) -> None:
 
 
 class PerImageMetric(Metric):
-    """Base: `update` calls `keep` with one value per image, and DDP gathers them all; NaN is a value undefined.
+    """Base: `update` calls `keep` with one value per image, and DDP gathers them all.
 
-    Undefined values are in no mean and no count only where the subclass sets `leaves_out_undefined`.
+    NaN, a value undefined, is in no mean and no count where the subclass sets `leaves_out_undefined`.
     """
 
     full_state_update = False
@@ -139,11 +139,7 @@ def psnr(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def structural_similarity(pred: Tensor, target: Tensor) -> Tensor:
-    """SSIM (Wang et al. 2004: Gaussian window of 11, sigma 1.5), (B,), of pictures (B, C, H, W) in 0..255.
-
-    Raises:
-        ValueError: if they are smaller than the window.
-    """
+    """SSIM (Wang et al. 2004: Gaussian window of 11, sigma 1.5), (B,), of pictures (B, C, H, W) in 0..255."""
     if min(pred.shape[-2:]) < _SSIM_WINDOW_PX:
         raise ValueError(
             f"SSIM got images of {pred.shape[-2]} x {pred.shape[-1]} pixels, expected at least "

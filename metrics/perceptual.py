@@ -30,7 +30,8 @@ class LpipsMetric(PerImageMetric):
 
     def __init__(self, net: LpipsNet = "alex", *, weights_dir: str | Path | None = None) -> None:
         super().__init__()
-        self.net = lpips_network(net, weights_dir)
+        file = find_weights(weights_dir, f"lpips_{net}_v0.1.safetensors")
+        self.net = _from_hub(net, lpips_backbone(net)) if file is None else _from_file(net, file)
 
     def per_image(self, pred: Tensor, target: Tensor) -> Tensor:
         """LPIPS of each pair, (B,)."""
@@ -40,15 +41,6 @@ class LpipsMetric(PerImageMetric):
 
 class Lpips(LpipsMetric, PicturePairMetric):
     """LPIPS of each result and its truth; arguments as `LpipsMetric`."""
-
-
-def lpips_network(net: LpipsNet, weights_dir: str | Path | None = None) -> nn.Module:
-    """LPIPS of two pictures (B, 3, H, W), in [0, 1] with normalize=True: (B, 1, 1, 1); frozen.
-
-    The same weights give the same network again. Raises: as `LpipsMetric`.
-    """
-    file = find_weights(weights_dir, f"lpips_{net}_v0.1.safetensors")
-    return _from_hub(net, lpips_backbone(net)) if file is None else _from_file(net, file)
 
 
 @lru_cache(maxsize=1)
@@ -80,14 +72,8 @@ def _from_file(net: LpipsNet, file: Path) -> nn.Module:
 class SqueezeNetDistance(PicturePairMetric):
     """Mean squared distance of unit-length SqueezeNet features, averaged over positions and summed over depths.
 
-    LPIPS without its learned weights, on the Caffe SqueezeNet: to be reported as feature_distance_squeezenet, and
-    comparable only with itself.
-
-    Args:
-        weights_dir: folder with SqueezeNet 1.1 weights.
-
-    Raises:
-        MissingWeightsError: if the folder is None or holds none.
+    LPIPS without its learned weights, on the Caffe SqueezeNet, whose weights lie below `weights_dir`, else
+    MissingWeightsError. Comparable only with itself.
     """
 
     def __init__(self, weights_dir: str | Path | None) -> None:

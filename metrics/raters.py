@@ -47,8 +47,8 @@ class RaterMetric(MaskMetric):
 class GeneralizedEnergyDistance(RaterMetric):
     """GED^2 = 2 E d(S, Y) - E d(S, S') - E d(Y, Y') with d = 1 - IoU over all pairs, a mask with itself included.
 
-    Of Szekely and Rizzo 2013, for segmentation Kohl et al. 2018; 0 for equal sets, at most 2. With few samples the
-    value is biased upwards: compare at equal counts.
+    Szekely and Rizzo 2013, for segmentation Kohl et al. 2018; 0 for equal sets, at most 2. With few samples the value is
+    biased upwards: compare at equal counts.
     """
 
     def agreement(self, samples: Tensor, raters: Tensor) -> float:

@@ -32,11 +32,7 @@ class Classes:
         return ids != self.ignore_index
 
     def checked(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Returns where the truth is not void, bool (B, H, W).
-
-        Raises:
-            ValueError: unless both are int64 (B, H, W) of one shape with ids below num_classes, the truth's void apart.
-        """
+        """Returns where the truth is not void, bool (B, H, W); ValueError unless both are masks of these classes."""
         are_ids = not (pred.is_floating_point() or target.is_floating_point())
         if pred.shape != target.shape or pred.ndim != 3 or not are_ids:
             raise ValueError(

@@ -31,12 +31,7 @@ def surface_distances(
     """Returns the boundaries of each image of a batch of masks, int64 (B, H, W).
 
     A boundary is what erosion by the four neighbours takes away; at the image's edge all is boundary, as in MONAI.
-
-    Args:
-        pred: predicted class ids.
-        target: true class ids.
-        spacing: height and width of a pixel.
-        classes: the fields of `Classes`.
+    `spacing` is the height and width of a pixel; `classes` are the fields of `Classes`.
     """
     which = Classes(**classes)
     known = which.checked(pred, target)
@@ -96,11 +91,7 @@ class HausdorffDistance95(SurfaceMetric):
 
 
 class NormalizedSurfaceDistance(SurfaceMetric):
-    """NSD: share of both boundaries within a tolerance of the other (Nikolov et al. 2018); 0 if one is missing.
-
-    Args:
-        tolerance: in the unit of the spacing, below the diagonal.
-    """
+    """NSD: share of both boundaries within a tolerance, in the spacing's unit, of the other (Nikolov et al. 2018)."""
 
     def __init__(self, tolerance: float = 1.0) -> None:
         super().__init__()
@@ -113,10 +104,7 @@ class NormalizedSurfaceDistance(SurfaceMetric):
 class BoundaryF(SurfaceMetric):
     """Harmonic mean of the shares of the predicted and of the true boundary within a tolerance of the other.
 
-    BF of Csurka et al. 2013; 0 if one boundary is missing.
-
-    Args:
-        tolerance_share: tolerance as a share of the image's diagonal, below 1.
+    BF of Csurka et al. 2013; the tolerance is a share of the image's diagonal.
     """
 
     def __init__(self, tolerance_share: float = 0.0075) -> None:

@@ -10,7 +10,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from torchvision.models import squeezenet1_1
 
 from metrics.distribution import FrechetDistance, KernelDistance
-from metrics.perceptual import Lpips, SqueezeNetDistance, lpips_network
+from metrics.perceptual import Lpips, SqueezeNetDistance
 from metrics.weights import MissingWeightsError
 
 
@@ -149,9 +149,9 @@ def lpips_dir(shared_weights) -> Path:
 def test_lpips_from_a_folder_has_the_published_values(lpips_dir, empty_hub, net, expected):
     generator = torch.Generator().manual_seed(42)
     pred, target = (torch.rand(2, 3, 100, 100, generator=generator) for _ in range(2))
-    found = lpips_network(net, lpips_dir)(pred, target, normalize=True).flatten()
-    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=0)
     metric = Lpips(net, weights_dir=lpips_dir)
+    found = metric.net(pred, target, normalize=True).flatten()
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=0)
     metric.update(pred, target)
     torch.testing.assert_close(metric.all_values(), found, atol=1e-3, rtol=0)
 
