@@ -10,6 +10,7 @@ word's own (color.names.hue_of).
 import json
 import sys
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -28,9 +29,7 @@ from runs.logs import quiet_libraries
 from tasks.base import main_result
 from tasks.colorization import Colorization
 
-USAGE = (
-    "python -m benchmarks.text_guidance run=RUN [datamodule=photos datamodule.root=DIR split=val limit=100]"
-)
+USAGE = "python -m benchmarks.text_guidance run=RUN [datamodule=photos datamodule.root=DIR split=val ...]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +52,7 @@ def distance(hue: Tensor, target: float) -> Tensor:
 
 
 def measure(words: Words[GuidanceOptions]) -> dict[str, float]:
-    """Share of photos in [0, 1] for each word, and over all.
-
-    Raises:
-        FileNotFoundError, ValueError: no such run or data, or an option that makes no sense.
-    """
+    """Share of photos in [0, 1] for each word, and over all."""
     door = words.door
     try:
         targets = {word.strip(): hue_of(word.strip()) for word in door.words.split(",")}
@@ -67,21 +62,20 @@ def measure(words: Words[GuidanceOptions]) -> dict[str, float]:
     module = run.module.to(pick_device(door.device))
     if module.task is not Colorization:
         raise ValueError(f"{door.run} is a run of {type(module).__name__}, which colours no photos")
-    asked = {
-        word: method_options(type(module), words.method | {"prompt": word}, GuidanceOptions)
-        for word in targets
-    }
-    plain = method_options(type(module), words.method, GuidanceOptions)
+    plain, *asked = (
+        method_options(type(module), words.method | prompt, GuidanceOptions)
+        for prompt in ({}, *({"prompt": word} for word in targets))
+    )
     datamodule = build(with_datamodule(run.config, words.overrides)["datamodule"], "datamodule")
     datamodule.setup("validate" if door.split == "val" else "test")
     moved: dict[str, list[Tensor]] = {word: [] for word in targets}
     for batch in batches(datamodule, door.split, door.limit or sys.maxsize, module.device):
         before = mean_hue(main_result(module.results(batch, plain)))
-        for word, target in targets.items():
-            after = mean_hue(main_result(module.results(batch, asked[word])))
+        for (word, target), options in zip(targets.items(), asked, strict=True):
+            after = mean_hue(main_result(module.results(batch, options)))
             moved[word].append((distance(after, target) < distance(before, target)).float().cpu())
     shares = {word: torch.cat(results).mean().item() for word, results in moved.items()}
-    return shares | {"all": torch.cat([part for results in moved.values() for part in results]).mean().item()}
+    return shares | {"all": fmean(shares.values())}
 
 
 def main() -> None:

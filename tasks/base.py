@@ -47,9 +47,8 @@ class Task:
         for entry in fields(self):
             allowed, value = get_args(hints[entry.name]), getattr(self, entry.name)
             if get_origin(hints[entry.name]) is Literal and value not in allowed:
-                raise ValueError(
-                    f"{self.name} protocol got {entry.name}={value!r}, expected one of {', '.join(map(str, allowed))}"
-                )
+                names = ", ".join(map(str, allowed))
+                raise ValueError(f"{self.name} protocol got {entry.name}={value!r}, expected one of {names}")
 
     @classmethod
     def for_data(cls, datamodule: Any, **protocol: Any) -> "Task":
@@ -135,11 +134,7 @@ class Scores:
 
     @torch.no_grad()
     def update(self, results: Results, batch: Mapping[str, Any]) -> None:
-        """Adds the results of a batch.
-
-        Raises:
-            ValueError: if results and truth do not fit together.
-        """
+        """Adds the results of a batch; ValueError if results and truth do not fit together."""
         parts = (dict(results), dict(batch))
         parts = apply_to_collection(parts, Tensor, lambda tensor: tensor.to(self._device))
         given = self.task.arguments(*parts)
@@ -188,11 +183,7 @@ def as_picture(image: Tensor) -> Tensor:
 
 
 def batch_entry(batch: Mapping[str, Any], key: str) -> Tensor:
-    """An entry of a batch as one tensor, (B, ...).
-
-    Raises:
-        ValueError: if the batch lacks it, or holds entries of different sizes.
-    """
+    """An entry of a batch as one tensor, (B, ...); ValueError if it lacks or its parts have different sizes."""
     if key not in batch:
         raise ValueError(
             f"the batch has no {key!r}, only {', '.join(batch)}, so this task has nothing to measure against; "

@@ -86,11 +86,10 @@ class Colorization(PairTask):
         """The config of a data module that delivers pictures of the protocol's size and crop."""
         if self.size_px is None:
             return dict(data)
-        if "eval_crop" in data:
-            return {**data, "size_px": self.size_px, "eval_crop": self.crop}
-        if self.crop != "center":
+        if self.crop != "center" and "eval_crop" not in data:
             raise ValueError("crop=resize squeezes whole photos, which only datamodule=photos can")
-        return {**data, "size_px": self.size_px}
+        crop = {"eval_crop": self.crop} if "eval_crop" in data else {}
+        return {**data, "size_px": self.size_px, **crop}
 
     def prepare(self, image: Tensor) -> Tensor:
         """Returns images (B, 3, H, W) in [0, 1] cropped and resized (bilinear, antialiased) as the protocol says."""

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -85,7 +84,7 @@ class Segmentation(Task):
 
     @property
     def classes(self) -> dict[str, Any]:
-        """The fields of metrics' `Classes`."""
+        """The fields of `metrics.segmentation.Classes`."""
         return {key: getattr(self, key) for key in ("num_classes", "ignore_index", "include_background")}
 
     def metrics(self) -> dict[str, Callable[[], Metric]]:
@@ -107,12 +106,8 @@ class Segmentation(Task):
 
     def arguments(self, results: Results, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Masks, their boundaries, and of probability, uncertainty, samples and raters what there is."""
-        pred, target = main_result(results), batch_entry(batch, "mask")
-        given: dict[str, Any] = {
-            "pred": pred,
-            "target": target,
-            "surfaces": surface_distances(pred, target, spacing=self.spacing, **self.classes),
-        }
+        given: dict[str, Any] = {"pred": main_result(results), "target": batch_entry(batch, "mask")}
+        given["surfaces"] = surface_distances(**given, spacing=self.spacing, **self.classes)
         given |= {key: first_sample(results[key]) for key in ("probability", "uncertainty") if key in results}
         samples = results.get("samples", next(iter(results.values())))
         if not isinstance(samples, Tensor):
@@ -126,19 +121,18 @@ class Segmentation(Task):
         return {"all background": {"mask": torch.zeros_like(batch_entry(batch, "mask"))}}
 
     def picture(self, results: Results, batch: Mapping[str, Any]) -> Tensor:
-        """The main mask over the picture, one colour a class."""
+        """The main mask over the picture, one colour a class; void pixels are left as they are."""
         return self._overlay(main_result(results), batch)
 
     def truth(self, batch: Mapping[str, Any]) -> Tensor:
-        """The true mask over the picture, one colour a class; void pixels are left as they are."""
+        """The true mask over the picture, likewise."""
         return self._overlay(batch_entry(batch, "mask"), batch)
 
     def _overlay(self, mask: Tensor, batch: Mapping[str, Any]) -> Tensor:
         image = as_picture(batch_entry(batch, "image")).to(mask.device)
         shown = (mask >= (0 if self.include_background else 1)) & (mask < self.num_classes)
-        colours = class_colours(self.num_classes).to(mask.device)[mask.where(shown, 0)]
-        mixed = torch.lerp(image, rearrange(colours, "b h w c -> b c h w"), _OPACITY)
-        return mixed.where(shown[:, None], image)
+        colours = class_colours(self.num_classes).to(mask.device)[mask.where(shown, 0)].movedim(-1, 1)
+        return torch.lerp(image, colours, _OPACITY).where(shown[:, None], image)
 
 
 def class_colours(num_classes: int) -> Tensor:

@@ -55,11 +55,8 @@ class Translation(Task):
 
     def arguments(self, results: Results, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Results, inputs and pictures of the target domain; of a way back and several samples what there is."""
-        given: dict[str, Any] = {
-            "pred": as_picture(main_result(results)),
-            "image": self.input_image(batch),
-            "target": self.target_image(batch),
-        }
+        given: dict[str, Any] = {"pred": as_picture(main_result(results))}
+        given |= {"image": self.input_image(batch), "target": self.target_image(batch)}
         if "cycle" in results:
             given["cycle"] = as_picture(first_sample(results["cycle"]))
         samples = next(iter(results.values()))
@@ -68,11 +65,9 @@ class Translation(Task):
         return given
 
     def baselines(self, batch: Mapping[str, Any], fitted: Any | None = None) -> dict[str, Results]:
-        """The input itself."""
         return {"input": {"image": self.input_image(batch)}}
 
     def truth(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """The pictures of the target domain, if they show the same things."""
         return self.target_image(batch) if self.paired else None
 
     def input_image(self, batch: Mapping[str, Any]) -> Tensor:
