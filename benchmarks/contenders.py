@@ -57,10 +57,8 @@ def _config(*overrides: str) -> dict[str, Any]:
 def _parts() -> LatentDiffusionParts:
     """New weights at the sizes of conf/module/latent_diffusion.yaml and conf/module/autoencoder.yaml."""
     torch.manual_seed(0)
-    diffusion, autoencoder = (
-        _config(f"experiment={name}")["module"] for name in ("latent_diffusion", "autoencoder")
-    )
-    return build(diffusion["parts"] | {"vae": autoencoder["vae"]}, "module.parts")
+    vae = _config("experiment=autoencoder")["module"]["vae"]
+    return build(_config("experiment=latent_diffusion")["module"]["parts"] | {"vae": vae}, "module.parts")
 
 
 class Bare:
@@ -93,21 +91,17 @@ class Bare:
         image = batch["image"].to(self.device, non_blocking=True)
         with torch.no_grad():
             clean = self.vae.encode(image * 2 - 1).latent_dist.sample() * self.vae.config.scaling_factor
-            captions = [
-                c if keep else ""
-                for c, keep in zip(batch["caption"], torch.rand(len(image)) < 0.5, strict=True)
-            ]
-            context = self.text(captions)
+            kept = torch.rand(len(image)) < 0.5
+            context = self.text([c if k else "" for c, k in zip(batch["caption"], kept, strict=True)])
         noise = torch.randn_like(clean)
         timestep = torch.randint(0, len(self.alphas), (len(image),), device=self.device)
         alpha = self.alphas[timestep].sqrt().view(-1, 1, 1, 1)
         sigma = (1 - self.alphas[timestep]).sqrt().view(-1, 1, 1, 1)
         noisy = alpha * clean + sigma * noise
-        down, mid = self.controlnet(
-            noisy, timestep, context, controlnet_cond=lightness(image), return_dict=False
-        )
+        given = (noisy, timestep, context)
+        down, mid = self.controlnet(*given, controlnet_cond=lightness(image), return_dict=False)
         residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-        pred = self.unet(noisy, timestep, context, **residuals).sample
+        pred = self.unet(*given, **residuals).sample
         loss = F.mse_loss(pred, alpha * noise - sigma * clean)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -129,9 +123,6 @@ class _Data(L.LightningDataModule):
 
 class _Clock(L.Callback):
     """Times from the first batch's start to the last batch's end, all callbacks included."""
-
-    def __init__(self) -> None:
-        self.start = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _wait(pl_module.device)
@@ -176,8 +167,6 @@ class Ours:
             gradient_clip_val=1.0,
             log_every_n_steps=10,
             limit_val_batches=0,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
             enable_model_summary=False,
             enable_progress_bar=False,
             default_root_dir=self.folder,

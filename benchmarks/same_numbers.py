@@ -57,10 +57,7 @@ def run(tree: Path, words: list[str], door: str = "train.py") -> None:
 
 
 def outcome(tree: Path, name: str, variant: list[str], folder: Path, photo: Path) -> dict[str, np.ndarray]:
-    """Trains an experiment (or takes what an earlier call left in `folder`) and draws from it.
-
-    Returns losses by step (as text), final weights and 8-bit results, by name.
-    """
+    """Losses by step (as text), final weights and 8-bit results of a training, or of what is in `folder`, by name."""
     run_dir, drawn = folder / "run", folder / "drawn"
     if not (run_dir / "metrics.json").is_file():
         words = [word.replace("CACHE", str(folder / "cache")) for word in variant]

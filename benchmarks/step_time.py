@@ -41,15 +41,12 @@ class BenchmarkOptions:
     num_rounds: int = option("each contender takes this many turns, one after the other", 5)
     num_steps: int = option("steps per turn", 20)
     num_warmup_steps: int = option("steps of each contender before the first turn", 5)
-    num_threads: int | None = option("of PyTorch on the CPU; its own choice if not given", None)
     device: str = option("auto, cpu, cuda ...", "auto")
     output: str | None = option("JSON file for the figures", None)
 
 
 def measure(options: BenchmarkOptions) -> dict[str, Any]:
     """Milliseconds per step of every turn, by contender, and the ratios of their medians."""
-    if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
     device = pick_device(options.device)
     fed = (make_photos(options.size_px, options.batch_size), options.batch_size, device)
     turns: dict[str, list[float]] = {}

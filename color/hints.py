@@ -96,13 +96,9 @@ def random_known(uniform: np.ndarray, size_px: tuple[int, int]) -> Tensor:
 
 
 def random_hints(image: Tensor, uniform: np.ndarray, *, prob: float, downscale: int) -> Tensor:
-    """Maps (B, 3, h, w) of random patches of the true colours, for a share of the images; of the others nothing is known.
+    """Maps (B, 3, h, w) of random patches of images' (B, 3, H, W) colours; of a share 1 - prob nothing is known.
 
-    Args:
-        image: (B, 3, H, W) in [0, 1].
-        uniform: (B, NUM_RANDOM + 1) in [0, 1).
-        prob: share of the images that show patches.
-        downscale: pixels along one side of a cell.
+    `uniform` are (B, NUM_RANDOM + 1) numbers in [0, 1); `downscale` is the side of a cell in pixels.
     """
     height, width = image.shape[-2:]
     known = random_known(uniform[:, 1:], (height, width))

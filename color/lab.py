@@ -31,10 +31,9 @@ _OFFSET = 4.0 / 29.0
 
 
 def rgb_to_lab(image: Tensor) -> Tensor:
-    """Converts sRGB (B, 3, H, W) in [0, 1] to Lab; half precision is computed in float32, float64 stays float64.
+    """Converts sRGB (B, 3, H, W) in [0, 1] to Lab: L* in [0, 100], of sRGB a* about -86..98 and b* -108..95.
 
-    Returns:
-        (B, 3, H, W): L* in [0, 100], a* and b* in Lab units (sRGB spans about -86..98 and -108..95).
+    Half precision is computed in float32, float64 stays float64.
     """
     linear = rgb_to_linear_rgb(_working(image, channels=3))
     xyz = zip(_mix(linear, _XYZ_FROM_RGB), _WHITE, strict=True)

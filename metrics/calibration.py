@@ -90,10 +90,6 @@ class UncertaintyAuroc(MaskMetric):
     def update(self, uncertainty: Tensor, pred: Tensor, target: Tensor) -> None:
         """Adds uncertainties, float (B, H, W) of any scale, and predicted and true masks, int64 (B, H, W)."""
         known = self.classes.checked(pred, target)
-        if uncertainty.shape != target.shape:
-            raise ValueError(
-                f"an uncertainty got shape {tuple(uncertainty.shape)}, expected {tuple(target.shape)} as the masks"
-            )
         images = zip(uncertainty.double().cpu(), (pred != target).cpu(), known.cpu(), strict=True)
         values = [_auroc(score[wrong & seen], score[~wrong & seen]) for score, wrong, seen in images]
         self.keep(torch.tensor(values, device=self.device))

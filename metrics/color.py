@@ -9,14 +9,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from color.lab import lightness, rgb_to_lab
 from metrics.delta_e import delta_e_2000
-from metrics.per_image import (
-    PerImageMetric,
-    PicturePairMetric,
-    Summary,
-    check_pair,
-    summarize,
-    to_8_bit,
-)
+from metrics.per_image import PerImageMetric, PicturePairMetric, Summary, check_pair, summarize, to_8_bit
 
 ColorfulnessVariant = Literal["hasler", "absolute"]
 DifferenceConvention = Literal["of_means", "per_image"]

@@ -52,8 +52,7 @@ class LatentDiffusionParts(nn.Module):
         """Loads the layout that diffusers' StableDiffusionPipeline writes.
 
         Args:
-            source: a local folder with unet/ vae/ scheduler/ and, unless unconditional, text_encoder/ tokenizer/;
-                or a hub id.
+            source: a folder (or hub id) with unet/ vae/ scheduler/ and, unless unconditional, text_encoder/ tokenizer/.
             revision: branch, tag or commit of a hub id.
             allow_pickle: whether parts without safetensors may come from pickled .bin files; their tensors are then
                 read alone (weights_only), code in them is never run.

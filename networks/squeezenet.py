@@ -35,12 +35,7 @@ class SqueezeNetFeatures(nn.Module):
 
     @classmethod
     def from_file(cls, path: str | Path) -> "SqueezeNetFeatures":
-        """Loads a state dict with torchvision's `squeezenet1_1` key names; code in the file is never run.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: the file holds other weights, or more than tensors.
-        """
+        """Loads a state dict of torchvision's `squeezenet1_1`; ValueError for other weights, or more than tensors."""
         net, prefix = cls(), "features."
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)

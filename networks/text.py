@@ -86,7 +86,5 @@ class TextEncoder(nn.Module):
     def _tokenize(self, caption: str) -> Tensor:
         # Tokenizer files without a length give 1e30.
         length = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
-        row = self.tokenizer(
-            caption, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        )
-        return row.input_ids[0]
+        options = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
+        return self.tokenizer(caption, **options).input_ids[0]

@@ -25,11 +25,8 @@ _CLIP_TEXTS = [
 class VividnessRanker(ModelMixin, ConfigMixin):
     """Scores how true the saturation of an image is; the higher of two scores of one photo is the likelier one.
 
-    Learned from pairs of a photo and the same with its ab scaled (`lightning_modules.vividness_ranker`). Scores of
-    different photos do not compare.
-
-    Args:
-        channels: widths; each stage halves the side.
+    Learned from pairs of a photo and the same with its ab scaled; scores of different photos do not compare. Each stage
+    of `channels` halves the side.
 
     Example:
         >>> VividnessRanker()(torch.rand(2, 3, 64, 64)).shape
@@ -60,22 +57,15 @@ class VividnessRanker(ModelMixin, ConfigMixin):
 
 @torch.no_grad()
 def best_candidates(ranker: nn.Module, candidates: Tensor) -> Tensor:
-    """Which of K candidates of each photo a ranker scores highest: int64 (B,).
+    """Which of K candidates (K, B, 3, H, W) in [0, 1] of each photo a ranker scores highest: int64 (B,).
 
-    Args:
-        ranker: images (B, 3, H, W) in [0, 1] -> scores (B,).
-        candidates: (K, B, 3, H, W) in [0, 1]; one of the K is scored at a time.
+    The ranker gives images (B, 3, H, W) scores (B,); one of the K is scored at a time.
     """
     return torch.stack([ranker(images).float() for images in candidates]).argmax(0)
 
 
 class ClipVividness(nn.Module):
-    """Scores images by CLIP (Radford et al. 2021): how much nearer a photo is to one text than to others.
-
-    Args:
-        model: transformers' CLIPModel.
-        tokenizer: the model's CLIPTokenizer.
-    """
+    """Scores images by transformers' CLIPModel (Radford et al. 2021): how much nearer a photo is to one text than others."""
 
     texts: Tensor
 
@@ -95,11 +85,10 @@ class ClipVividness(nn.Module):
 
         try:
             model = CLIPModel.from_pretrained(source, use_safetensors=True)
-            tokenizer = CLIPTokenizer.from_pretrained(source)
+            return cls(model, CLIPTokenizer.from_pretrained(source))
         except (OSError, ValueError) as error:
             where = "the folder lacks CLIP's files" if Path(source).is_dir() else "no such folder or hub id"
             raise FileNotFoundError(f"no CLIP model at {source}: {where}") from error
-        return cls(model, tokenizer)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:

@@ -93,12 +93,6 @@ def test_empty_cases():
             lambda: BrierScore().update(torch.full((1, 8, 8), 2.0), torch.ones(1, 8, 8).long()),
             "got values from -1 to 2",
         ),
-        (
-            lambda: UncertaintyAuroc().update(
-                torch.rand(1, 4, 8), torch.ones(1, 8, 8).long(), torch.ones(1, 8, 8).long()
-            ),
-            "expected .1, 8, 8. as the masks",
-        ),
     ],
 )
 def test_bad_input_is_named(build, message):
