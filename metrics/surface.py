@@ -17,8 +17,8 @@ class Surfaces(NamedTuple):
     """The boundaries of one image, in the unit of the spacing.
 
     `pairs` has for each class in truth or prediction the distances from each boundary pixel of the prediction to the
-    truth's boundary, and from each of the truth's to the prediction's; of a class that one of them lacks both are the
-    image's `diagonal`, the worst that is possible. None stands for an image that is void everywhere.
+    truth's boundary, and from each of the truth's to the prediction's; of a class that one of them lacks both are
+    infinite. None stands for an image that is void everywhere. `diagonal` is the image's.
     """
 
     pairs: list[tuple[np.ndarray, np.ndarray]] | None
@@ -40,16 +40,16 @@ def surface_distances(
     found = []
     for our, their, seen in zip(ours, theirs, known, strict=True):
         present = [(a, b) for a, b in zip(our, their, strict=True) if a.any() or b.any()]
-        pairs = [_distances(a, b, spacing, diagonal) for a, b in present]
+        pairs = [_distances(a, b, spacing) for a, b in present]
         found.append(Surfaces(pairs if seen.any() else None, diagonal))
     return found
 
 
 def _distances(
-    pred: np.ndarray, target: np.ndarray, spacing: Sequence[float], diagonal: float
+    pred: np.ndarray, target: np.ndarray, spacing: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
     if not (pred.any() and target.any()):
-        return np.array([diagonal]), np.array([diagonal])
+        return np.array([np.inf]), np.array([np.inf])
     ours, theirs = (mask & ~binary_erosion(mask) for mask in (pred, target))
     return (
         distance_transform_edt(~theirs, sampling=spacing)[ours],
@@ -82,12 +82,15 @@ class SurfaceMetric(PerImageMetric):
 
 
 class HausdorffDistance95(SurfaceMetric):
-    """HD95: the larger of the 95th percentiles of both directed distances, in the unit of the spacing."""
+    """HD95: the larger of the 95th percentiles of both directed distances, in the unit of the spacing.
+
+    A class missing in truth or prediction has the image's diagonal, the worst that is possible.
+    """
 
     perfect = 0.0
 
     def pair(self, to_target: np.ndarray, to_pred: np.ndarray, diagonal: float) -> float:
-        return float(max(np.percentile(to_target, 95), np.percentile(to_pred, 95)))
+        return float(max(np.percentile(part.clip(max=diagonal), 95) for part in (to_target, to_pred)))
 
 
 class NormalizedSurfaceDistance(SurfaceMetric):

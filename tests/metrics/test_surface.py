@@ -90,6 +90,11 @@ def test_empty_cases(pred, target, hd95, share):
         np.testing.assert_equal(measured(metric, pred, target, **options).mean, share)
 
 
+def test_a_missing_class_is_within_no_tolerance():
+    for metric in (NormalizedSurfaceDistance(100.0), BoundaryF(2.0)):
+        assert measured(metric, SQUARE, EMPTY).mean == 0
+
+
 def test_boundaries_that_never_meet_have_no_boundary_f():
     far = SQUARE.roll((3, 3), dims=(1, 2))
     assert measured(BoundaryF(0.0), far, SQUARE).mean == 0
