@@ -58,7 +58,7 @@ def demo(options: DemoOptions, overrides: Sequence[str]) -> Path:
     methods = f"fresh run={run_dir}; shipped model={SHIPPED}; a vivid sample={SHIPPED}@steps=10,chroma=1"
     door = CompareOptions(methods=methods, split="val", limit=NUM_IMAGES, output=options.output)
     data = ["datamodule=builtin_photos", f"datamodule.size_px={SIZE_PX}"]
-    written = compare(Words(door, {}, data, {}), INTRO.format(command=shown)).folder / "index.html"
+    written = compare(Words(door, {}, data, {}), INTRO.format(command=shown)) / "index.html"
     sys.stdout.write(f"open {written} in a browser\n")
     return written
 
