@@ -21,10 +21,11 @@ def compose(config: DictConfig) -> float | None:
 def main() -> None:
     """Finds out what to train, then trains."""
     # torch and Lightning are imported when a training starts, so that --help and --cfg job answer at once.
-    if read_command_line(sys.argv[1:]).help:
+    given = read_command_line(sys.argv[1:])
+    if given.help:
         sys.stdout.write(help_text())
         return
-    if not launch.resume():
+    if not launch.resume(given.overrides, given.multirun):
         compose()
     launch.run()
 

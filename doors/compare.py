@@ -44,11 +44,7 @@ def compare(words: Words[CompareOptions], intro: str = "") -> Path:
 
 
 def parse_methods(text: str, shared: Mapping[str, str]) -> list[Plan]:
-    """Methods from `A=RUN|RUN; B=RUN@steps=5,guidance=1`, with options that all of them get.
-
-    Raises:
-        ValueError: no method, no name, or a name or run twice; runs of one method with unlike options.
-    """
+    """Methods from `A=RUN|RUN; B=RUN@steps=5,guidance=1`, with options that all of them get."""
     plans: dict[str, Plan] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, _, listed = (word.strip() for word in part.partition("="))
@@ -79,11 +75,7 @@ def _settings(run: str, text: str) -> dict[str, str]:
 
 
 def vary(plan: Plan, text: str) -> list[Plan]:
-    """The same method at each value of OPTION=1,2,5; what stands beside its result is drawn with the first alone.
-
-    Raises:
-        ValueError: a text of another form, values that are no numbers or given twice, or an option that has a value.
-    """
+    """The same method at each value of OPTION=1,2,5; what stands beside its result is drawn with the first alone."""
     key, _, listed = text.partition("=")
     if key in plan.texts:
         raise ValueError(
@@ -107,11 +99,7 @@ def vary(plan: Plan, text: str) -> list[Plan]:
 def measure(
     plans: Sequence[Plan], words: Words[Any], *, title: str, folder: str | None = None, intro: str = ""
 ) -> Path:
-    """Measures the planned methods, prints the tables and writes them with a sheet and a page.
-
-    Raises:
-        FileNotFoundError, ValueError: no such run, data or option; methods of different tasks.
-    """
+    """Measures the planned methods, prints the tables and writes them with a sheet and a page."""
     door: MeasureOptions = words.door
     classes = [module_class(plan.runs[0]) for plan in plans]
     options = [method_options(c, plan.texts, type(door)) for c, plan in zip(classes, plans, strict=True)]
@@ -191,11 +179,7 @@ def _protocol(task: type[Task], texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def with_datamodule(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """A run's config with its data changed by words such as datamodule.root=DIR or datamodule=builtin_photos.
-
-    Raises:
-        ValueError: an unknown key or value, a key of something else, or a key that is left without a value.
-    """
+    """A run's config with its data changed by words such as datamodule.root=DIR or datamodule=builtin_photos."""
     others = [word for word in overrides if not word.lstrip("+").startswith(("datamodule=", "datamodule."))]
     if others:
         raise ValueError(

@@ -70,14 +70,14 @@ class Launch:
         self.error: Exception | None = None
         self.outcomes: list[Outcome] = []
 
-    def resume(self) -> bool:
+    def resume(self, overrides: list[str], multirun: bool) -> bool:
         """Whether the command line has `resume=RUN_DIR`, which needs no composing."""
-        run_dir = resume_request(_overrides())
+        run_dir = resume_request(overrides)
         if run_dir is None:
             return False
-        if {"-m", "--multirun"} & set(sys.argv):
+        if multirun:
             raise ValueError("resume=RUN_DIR continues one run; leave out -m, or use resume=auto for a sweep")
-        self.job = resumed_job(run_dir, _overrides())
+        self.job = resumed_job(run_dir, overrides)
         return True
 
     def add(self, config: DictConfig) -> float | None:
@@ -85,18 +85,14 @@ class Launch:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return self._sweep_job(config)
         try:
-            check_processes(_overrides())
+            check_processes(list(HydraConfig.get().overrides.task))
             self.job = new_job(_placed(config))
         except USER_ERRORS as error:
             self.error = error  # raised in here, Hydra would print a line of its own
         return None
 
     def run(self) -> None:
-        """Trains the waiting job, or ends a sweep with its table.
-
-        Raises:
-            SystemExit: 1 if a job of the sweep failed.
-        """
+        """Trains the waiting job, or ends a sweep with its table, and with exit code 1 if a job of it failed."""
         if self.error is not None:
             raise self.error
         if self.job is not None:
@@ -121,10 +117,8 @@ class Launch:
             from runs.training import train
 
             loss = train(new_job(plain)).get("val/loss")
-        except USER_ERRORS as error:
-            status = report_failure(error, number, overrides, expected=True)
         except Exception as error:
-            status = report_failure(error, number, overrides, expected=False)
+            status = report_failure(error, number, overrides, expected=isinstance(error, USER_ERRORS))
         self.outcomes.append(Outcome(number, overrides, status, loss))
         return float("nan") if loss is None else loss
 

@@ -31,12 +31,8 @@ def last_checkpoint(run_dir: Path) -> Path:
 
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether a run kept any checkpoint to go on from; a file of another name beside them is none of its own."""
-    names = (
-        "last.ckpt",
-        "previous.ckpt",
-        "best.ckpt",
-    )  # what reliability.checkpoint_io.newest_whole looks at
-    return any((run_dir / "checkpoints" / name).is_file() for name in names)
+    kinds = ("last", "previous", "best")  # what reliability.checkpoint_io.newest_whole looks at
+    return any((run_dir / "checkpoints" / f"{kind}.ckpt").is_file() for kind in kinds)
 
 
 def has_only_beginnings(run_dir: Path) -> bool:
@@ -67,7 +63,8 @@ def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[Path]:
         with run_log(None, info=False):
             yield run_dir
         return
-    _make(run_dir, exists)
+    if not exists:
+        _make(run_dir)
     with _held(run_dir), run_log(run_dir / "train.log"):
         try:
             # The status comes first: another process that saw "finished" beside the new config would leave with 0.
@@ -86,9 +83,7 @@ def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[Path]:
             os.environ.pop(RUN_DIR_VARIABLE, None)
 
 
-def _make(run_dir: Path, exists: bool) -> None:
-    if exists:
-        return
+def _make(run_dir: Path) -> None:
     try:
         run_dir.mkdir(parents=True)
     except FileExistsError as error:

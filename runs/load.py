@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import ConfigMixin
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import nn
 
 from callbacks.ema import average_from_checkpoint
@@ -54,11 +55,7 @@ def load_run(source: str) -> Run:
 
 
 def module_class(source: str) -> type[TranslationModule]:
-    """The class of a run's module, from its config alone: no weights are read.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_run`.
-    """
+    """The class of a run's module, from its config alone: no weights are read."""
     place, config = _configured(source)
     node = config["module"]
     check_targets(node, "module")
@@ -70,11 +67,7 @@ def module_class(source: str) -> type[TranslationModule]:
 
 
 def locate(source: str) -> Path:
-    """A checkpoint file, or the folder of an export or a shipped model.
-
-    Raises:
-        FileNotFoundError: neither, with the shipped names.
-    """
+    """A checkpoint file, or the folder of an export or a shipped model."""
     path = Path(source)
     if path.is_file():
         return path
@@ -96,13 +89,12 @@ def locate(source: str) -> Path:
 
 def resolve_shipped_paths(node: Any) -> Any:
     """The config node with relative model paths (`pretrained/NAME`) made to work from any folder."""
-    if isinstance(node, dict):
-        return {key: resolve_shipped_paths(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [resolve_shipped_paths(value) for value in node]
-    if isinstance(node, str) and node.startswith("pretrained/") and not Path(node).exists():
-        return str(REPOSITORY / node)
-    return node
+
+    def from_anywhere(text: str) -> str:
+        is_shipped = text.startswith("pretrained/") and not Path(text).exists()
+        return str(REPOSITORY / text) if is_shipped else text
+
+    return apply_to_collection(node, str, from_anywhere)
 
 
 def load_exported(module: TranslationModule, folder: Path) -> None:

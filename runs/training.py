@@ -28,7 +28,7 @@ from runs.build import build
 from runs.config import comparable_text
 from runs.folder import run_folder, short
 from runs.load import resolve_shipped_paths
-from runs.logs import quiet_libraries, run_log
+from runs.logs import run_log
 from runs.resume import Job
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,6 @@ def train(job: Job) -> dict[str, float]:
         ValueError, OSError: what the config or the data get wrong, in one sentence.
         SystemExit: 130 after Ctrl-C and 143 after SIGTERM, with the last complete step saved.
     """
-    quiet_libraries()
     config = job.config
     if job.finished:
         return _finished_figures(Path(config["run_dir"]))
@@ -88,11 +87,7 @@ def _start(job: Job) -> Path | str | None:
 def parts(
     config: dict[str, Any], *watching: Callback
 ) -> tuple[TranslationModule, LightningDataModule, Trainer]:
-    """Module, data module and trainer of a resolved config, seeded; `watching` callbacks come first.
-
-    Raises:
-        ValueError, OSError: what they refuse.
-    """
+    """Module, data module and trainer of a resolved config, seeded; `watching` callbacks come first."""
     seed_everything(config["seed"], verbose=False)
     datamodule: LightningDataModule = build(config["datamodule"], "datamodule")
     module = build_module(config)
