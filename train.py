@@ -6,8 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from runs.choices import CONF, help_text
-from runs.cli import Launch, run_door
-from runs.command_line import read_command_line
+from runs.cli import Launch, read_command_line, run_door
 
 launch = Launch()
 

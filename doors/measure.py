@@ -119,13 +119,7 @@ def measured(
 ) -> Measured:
     """Draws the first images of a split, all without a limit, with every method, and measures methods and baselines.
 
-    Args:
-        task: how results are measured.
-        methods: to draw with.
-        datamodule: set up for the split, val or test.
-        split: to measure on.
-        limit: number of images.
-        fitted: what the baselines learned from the train split.
+    The data module is set up for the split, val or test; `fitted` is what the baselines learned.
     """
     num_images = min(len(getattr(datamodule, f"{split}_dataset")), limit or sys.maxsize)
     num_shown = min(_NUM_SHOWN, num_images)

@@ -5,7 +5,7 @@ Nothing here imports torch, so that `--help` answers at once.
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -26,7 +26,11 @@ _EARLIER_PROTOCOL = {
     "fid_backbone": "protocol.fid_backbone",
     "weights_dir": "protocol.weights_dir",
 }
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+_KINDS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    bool: ({"true": True, "false": False}.__getitem__, "true or false"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,17 +180,14 @@ def _value(key: str, text: str, hint: Any, field: dataclasses.Field) -> Any:
         return own_parser(text)
     if get_origin(hint) is Literal or str in kinds:
         return text
-    if kinds[0] is bool and text in ("true", "false"):
-        return text == "true"
     if kinds[0] not in _KINDS:
         value = yaml.safe_load(text)
         return tuple(value) if isinstance(value, list) else value
+    read, expected = _KINDS[kinds[0]]
     try:
-        if kinds[0] is bool:
-            raise ValueError
-        return kinds[0](text)
-    except ValueError:
-        raise ValueError(f"{key}={text} is not {_KINDS[kinds[0]]}") from None
+        return read(text)
+    except (ValueError, KeyError):
+        raise ValueError(f"{key}={text} is not {expected}") from None
 
 
 def _help(kind: type, usage: str, words: Sequence[str]) -> str:

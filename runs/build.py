@@ -147,12 +147,9 @@ def _file_exists(target: str) -> bool:
 def own_classes(module: str) -> list[str]:
     """Full names of the public classes and functions that a module of ours may be asked for."""
     found = vars(importlib.import_module(module))
-    classes = [
-        name for name, value in found.items() if isinstance(value, type) and value.__module__ == module
-    ]
-    return [f"{module}.{name}" for name in classes if name[0] != "_"] + [
-        name for name in OWN_FUNCTIONS if name.rpartition(".")[0] == module
-    ]
+    own = [name for name, v in found.items() if isinstance(v, type) and v.__module__ == module]
+    functions = [name for name in OWN_FUNCTIONS if name.rpartition(".")[0] == module]
+    return [f"{module}.{name}" for name in own if not name.startswith("_")] + functions
 
 
 def _own_names(target: str) -> list[str]:
@@ -169,16 +166,10 @@ def _shown(value: Any) -> str:
 
 
 def build(node: dict[str, Any], path: str, **objects: Any) -> Any:
-    """The object that a resolved config node describes; nested nodes are built first.
+    """The object that a resolved config node at a config path describes, with arguments that are objects already.
 
-    Args:
-        node: plain dict with `_target_`.
-        path: where the node stands in the config, for error texts.
-        objects: already built arguments.
-
-    Raises:
-        ValueError: a target off the allow-list, or arguments that its class refuses.
-        OSError: what reading files raised, unchanged.
+    Nested nodes are built first. Raises a ValueError for a target off the allow-list or arguments that its class
+    refuses; what reading files raised comes through unchanged.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate

@@ -29,6 +29,12 @@ def last_checkpoint(run_dir: Path) -> Path:
     return run_dir / "checkpoints" / "last.ckpt"
 
 
+def best_checkpoint(run_dir: Path) -> Path | None:
+    """The best weights of a run, or the last where no best ones were kept."""
+    places = (run_dir / "checkpoints" / "best.ckpt", last_checkpoint(run_dir))
+    return next((path for path in places if path.is_file()), None)
+
+
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether a run kept any checkpoint to go on from; a file of another name beside them is none of its own."""
     kinds = ("last", "previous", "best")  # what reliability.checkpoint_io.newest_whole looks at

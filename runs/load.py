@@ -14,6 +14,7 @@ from lightning_modules.base import TranslationModule
 from reliability.checkpoint_io import read_checkpoint
 from runs.build import build, check_targets, located
 from runs.config import read_config
+from runs.folder import best_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PRETRAINED = REPOSITORY / "pretrained"
@@ -79,11 +80,9 @@ def locate(source: str) -> Path:
         raise FileNotFoundError(
             f"run={source}: no such run folder or checkpoint; shipped models are: {names}"
         )
-    for name in ("best.ckpt", "last.ckpt"):
-        if (path / "checkpoints" / name).is_file():
-            return path / "checkpoints" / name
-    if any(path.glob("*/*.safetensors")):
-        return path
+    found = best_checkpoint(path) or (path if any(path.glob("*/*.safetensors")) else None)
+    if found is not None:
+        return found
     raise FileNotFoundError(f"run={source} holds no checkpoints/best.ckpt or last.ckpt; train it first")
 
 

@@ -26,7 +26,7 @@ from reliability.same_config import wait_for_all_ranks
 from reliability.stop_signals import StopSignals
 from runs.build import build
 from runs.config import comparable_text
-from runs.folder import run_folder, short
+from runs.folder import best_checkpoint, run_folder, short
 from runs.load import resolve_shipped_paths
 from runs.logs import run_log
 from runs.resume import Job
@@ -104,12 +104,11 @@ def parts(
     loggers = [build(node, f"logger.{k}") for k, node in (config["logger"] or {}).items() if node]
     trainer: Trainer = build(config["trainer"], "trainer", callbacks=callbacks, logger=loggers)
     check_names(trainer)
-    counts = {
-        wanted: sum(p.numel() for p in module.parameters() if p.requires_grad is wanted)
-        for wanted in (True, False)
-    }
-    name, trained, frozen = type(module).__name__, counts[True] / 1e6, counts[False] / 1e6
-    log.info("%s: %.2f M trained, %.2f M frozen parameters", name, trained, frozen)
+    sizes = [(p.requires_grad, p.numel() / 1e6) for p in module.parameters()]
+    trained, frozen = (
+        sum(size for is_trained, size in sizes if is_trained is kind) for kind in (True, False)
+    )
+    log.info("%s: %.2f M trained, %.2f M frozen parameters", type(module).__name__, trained, frozen)
     return module, datamodule, trainer
 
 
@@ -129,7 +128,7 @@ def _figures(trainer: Trainer) -> dict[str, float]:
 def _test(
     trainer: Trainer, module: TranslationModule, datamodule: LightningDataModule, run_dir: Path
 ) -> dict[str, float]:
-    """Figures of the test split with the best weights, or the last where no best ones were kept."""
+    """Figures of the test split with the best weights."""
     if not is_overridden("test_step", module) or trainer.fast_dev_run:
         return {}
     try:
@@ -137,8 +136,7 @@ def _test(
     except (ValueError, OSError) as error:
         log.info("no test: %s", error)
         return {}
-    folder = run_dir / "checkpoints"
-    kept = next((p for p in (folder / "best.ckpt", folder / "last.ckpt") if p.is_file()), None)
+    kept = best_checkpoint(run_dir)
     trainer.test(module, datamodule=datamodule, ckpt_path=kept, weights_only=True, verbose=False)
     return _figures(trainer)
 
