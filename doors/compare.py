@@ -150,6 +150,11 @@ def _method(plan: Plan, options: Any, runs: Mapping[str, Run], device: torch.dev
             "other settings a name of their own"
         )
     modules = [run.module.to(device) for run in trainings]
+    num_samples = getattr(options, "num_samples", 1)
+    if num_samples > 1 and type(modules[0]).rows is not TranslationModule.rows:
+        raise ValueError(
+            f"num_samples={num_samples} has no effect here, as each row is measured by one sample; leave it out"
+        )
     for module in modules:
         module.check_options(options, is_folder=True)
     return Method(plan, modules, modules[0].prepare(options, lambda name: load_run(name).module))
@@ -188,10 +193,10 @@ def with_datamodule(config: dict[str, Any], overrides: list[str]) -> dict[str, A
     group = [word for word in overrides if word.startswith("datamodule=")]
     if group:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            chosen = compose("train", [group[-1], f"seed={config['seed']}"]).datamodule
+            composed = compose("train", [group[-1], f"seed={config['seed']}"])
+        chosen: Any = OmegaConf.to_container(composed.datamodule, resolve=True)
         # Pictures stay as large as the run saw them, unless the user says otherwise.
-        chosen.size_px = config["datamodule"]["size_px"]
-        config = {**config, "datamodule": OmegaConf.to_container(chosen, resolve=True)}
+        config = {**config, "datamodule": {**chosen, "size_px": config["datamodule"]["size_px"]}}
     changed = override(config, [word for word in overrides if word not in group])
     missing = [key for key, value in changed["datamodule"].items() if value == MISSING]
     if missing:

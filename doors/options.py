@@ -192,20 +192,32 @@ def _value(key: str, text: str, hint: Any, field: dataclasses.Field) -> Any:
 
 def _help(kind: type, usage: str, words: Sequence[str]) -> str:
     lines = [usage, "", *_described(kind)]
-    run = next((word.removeprefix("run=") for word in words if word.startswith("run=")), "")
-    if run:
-        from runs.load import module_class
-
-        method = module_class(run)
+    for method in _named_methods(words):
         lines += ["", f"Options of {method.__name__}:", *_described(method.Options)]
-    elif "run" in option_fields(kind) or issubclass(kind, MeasureOptions):
-        lines += ["", "The method of a run has options of its own: run=RUN --help lists them."]
+    key = next((key for key in ("run", "methods") if key in option_fields(kind)), "")
+    if key and not any(word.startswith(f"{key}=") for word in words):
+        lines += ["", f"The method of a run has options of its own: {key}={key.upper()} --help lists them."]
     if issubclass(kind, MeasureOptions):
         lines += [
             "",
             "Words such as datamodule.root=DIR change the run's data, protocol.KEY= what is measured.",
         ]
     return "\n".join([*lines, ""])
+
+
+def _named_methods(words: Sequence[str]) -> list[Any]:
+    """The classes of the runs in run= and methods=, each once."""
+    given = {key: text for key, _, text in (word.partition("=") for word in words) if text}
+    runs = [given["run"]] if "run" in given else []
+    if "methods" in given:
+        from doors.compare import parse_methods
+
+        runs += [run for plan in parse_methods(given["methods"], {}) for run in plan.runs]
+    if not runs:
+        return []
+    from runs.load import module_class
+
+    return list(dict.fromkeys(map(module_class, runs)))
 
 
 def _described(kind: type) -> list[str]:

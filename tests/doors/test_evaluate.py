@@ -105,6 +105,7 @@ def test_photos_without_captions_are_coloured_too(run_dir, tmp_path):
         ({"stpes": 3}, (), "ColorizeControlNet takes no stpes=; did you mean 'steps'?"),
         ({"spilt": "val"}, (), "ColorizeControlNet takes no spilt=; did you mean 'split'?"),
         ({"limit": 0}, (), "limit=0"),
+        ({"num_samples": 3}, (), "num_samples=3 has no effect here, as each row is measured by one sample"),
         ({}, ("datamodule.rot=x",), "unknown key 'datamodule.rot'"),
         ({}, ("datamodule=pictures",), "pictures"),
         ({}, ("trainer=cpu.x",), "trainer"),
