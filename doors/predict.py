@@ -56,13 +56,7 @@ def pick_device(name: str) -> torch.device:
 class Output:
     """A folder of results: STEM.png of the main result, NAME/STEM.png of the others, _0, _1 ... for several samples.
 
-    Args:
-        folder: made with the first file.
-        suffix: png or tiff.
-        inputs: files that must not be overwritten.
-
-    Raises:
-        ValueError: the folder is a file.
+    It is made with the first file, and no file in it replaces one of the inputs.
     """
 
     def __init__(self, folder: Path, suffix: str, inputs: Sequence[Path] = ()) -> None:

@@ -94,12 +94,8 @@ def _pieces(raster: Raster, order: Literal["<", ">"]) -> Iterator[np.ndarray]:
 def _filtered(rows: np.ndarray, above: np.ndarray, step: int) -> bytes:
     """Rows uint8 (R, N) as PNG stores them: the differences from the mean of the pixels to the left and above.
 
-    Photos get 0.4 to 1.1 % larger than with the best filter for each row, in less time.
-
-    Args:
-        rows: bytes of the pixels.
-        above: (N,) bytes of the row before.
-        step: bytes of a pixel.
+    `above` (N,) is the row before them, `step` the bytes of a pixel. Photos get 0.4 to 1.1 % larger than with the best
+    filter for each row, in less time.
     """
     before = np.concatenate([above[None], rows[:-1]])
     left = np.zeros_like(rows)

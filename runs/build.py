@@ -88,7 +88,7 @@ def _check_keys(node: dict[str, Any], path: str) -> None:
     target = node["_target_"]
     if not isinstance(target, str):
         raise ValueError(f"{_key(path)} is {_shown(target)}, expected the name of a class")
-    if not target.startswith(OWN_ROOMS) and target not in ALLOWED:
+    if not (target.startswith(OWN_ROOMS) or target in ALLOWED):
         raise ValueError(
             f"{_key(path)} is {_shown(target)}, which is not among the classes this project builds; use a class of its "
             f"own packages or one listed in runs/build.py{nearest(target, ALLOWED)}"

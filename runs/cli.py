@@ -1,6 +1,7 @@
 """The command line: what it may tell Hydra, errors of users in one sentence, and the launch of trainings."""
 
 import os
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -25,7 +26,6 @@ from runs.sweep import Outcome, check_single_process, report_failure, table
 
 # ValueError and OSError are what our code raises for what a user can mend.
 USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
-
 
 # Hydra builds what stands under `hydra:` (callbacks, launchers, log handlers) while it composes, before any check of
 # ours. Those settings belong to the files in conf/; the words of a command can come from a sweep's server.
@@ -59,7 +59,7 @@ def read_command_line(words: list[str]) -> Namespace:
         if getattr(given, flag) is not None:
             raise ValueError(f"--{flag.replace('_', '-')} is refused: it {reason}")
     for change in OverridesParser.create().parse_overrides(given.overrides):
-        if _names_hydra(change) and not _is_harmless(change):
+        if _is_refused(change):
             raise ValueError(
                 f"'{change.input_line}' is refused: of Hydra's own settings a command may set "
                 f"{', '.join(HYDRA_ALLOWED)}; the others belong into conf/train.yaml"
@@ -67,21 +67,16 @@ def read_command_line(words: list[str]) -> Namespace:
     return given
 
 
-def _names_hydra(change: Override) -> bool:
-    places = (change.key_or_group, change.package or "")
-    return any(place == "hydra" or place.startswith(("hydra.", "hydra/")) for place in places)
+def _is_refused(change: Override) -> bool:
+    """Whether a word reaches into `hydra:`, but for one plain value of the allowed keys.
 
-
-def _is_harmless(change: Override) -> bool:
-    """Folders may be interpolated; a sweeper is built from its settings, so that there an interpolation is not."""
-    value = change.value()
-    hidden = isinstance(value, str) and "${" in value and not change.key_or_group.endswith("dir")
-    return (
-        change.key_or_group in HYDRA_ALLOWED
-        and not (change.package or "").startswith("hydra")
-        and isinstance(value, (str, int, float, bool))
-        and not hidden
-    )
+    Folders may be interpolated; a sweeper is built from its settings, so that there an interpolation is not.
+    """
+    key, package, value = change.key_or_group, change.package or "", change.value()
+    if not any(re.match(r"hydra([./]|$)", place) for place in (key, package)):
+        return False
+    is_plain = isinstance(value, (str, int, float, bool)) and (key.endswith("dir") or "${" not in str(value))
+    return key not in HYDRA_ALLOWED or package.startswith("hydra") or not is_plain
 
 
 def run_door(main: Callable[[], None]) -> None:
@@ -162,7 +157,7 @@ class Launch:
             train(self.job)
         if self.outcomes:
             sys.stdout.write(f"\n{table(self.outcomes)}\n")
-            if any(outcome.failed for outcome in self.outcomes):
+            if any(outcome.status != "finished" for outcome in self.outcomes):
                 sys.exit(1)
 
     def _sweep_job(self, config: DictConfig) -> float:

@@ -67,25 +67,26 @@ def load_config(run_dir: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{run_dir} is no run folder: it has no config.yaml; give outputs/EXPERIMENT/DATE_TIME"
         )
-    config = read_config(path)
-    if "run_dir" not in config:
-        raise ValueError(f"{path} is not the config of a run: it has no run_dir")
-    return with_run_dir(config, run_dir)
+    return with_run_dir(read_config(path, run_dir=str), run_dir)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A saved config as plain values, with today's names. It may come from anybody: nothing in it is resolved or built."""
+def read_config(path: Path, **needed: type) -> dict[str, Any]:
+    """A saved config with the needed keys as plain values, with today's names.
+
+    It may come from anybody: nothing in it is resolved or built.
+    """
     try:
         config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except Exception as error:  # YAML's and OmegaConf's errors have no common class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read: {reason}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not the config of a run")
     try:
         check_plain(config, "")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    for key, kind in needed.items():
+        if not (isinstance(config, dict) and isinstance(config.get(key), kind)):
+            raise ValueError(f"{path} is not the config of a run: it has no {key}")
     return upgraded(config)
 
 

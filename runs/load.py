@@ -22,11 +22,10 @@ PRETRAINED = REPOSITORY / "pretrained"
 
 @dataclass(frozen=True)
 class Run:
-    """A trained module and where it came from."""
+    """A trained module with the config of its training."""
 
     module: TranslationModule
     config: dict[str, Any]
-    source: Path  # checkpoint file, or folder of an export or a shipped model
     num_steps: int | None = None  # optimiser steps that the weights took; None of an export
 
 
@@ -52,7 +51,7 @@ def load_run(source: str) -> Run:
     else:
         num_steps = _load_checkpoint(module, place)
     module.working_px = config.get("datamodule", {}).get("size_px")
-    return Run(module.eval(), config, place, num_steps)
+    return Run(module.eval(), config, num_steps)
 
 
 def module_class(source: str) -> type[TranslationModule]:
@@ -80,9 +79,10 @@ def locate(source: str) -> Path:
         raise FileNotFoundError(
             f"run={source}: no such run folder or checkpoint; shipped models are: {names}"
         )
-    found = best_checkpoint(path) or (path if any(path.glob("*/*.safetensors")) else None)
-    if found is not None:
+    if found := best_checkpoint(path):
         return found
+    if any(path.glob("*/*.safetensors")):
+        return path
     raise FileNotFoundError(f"run={source} holds no checkpoints/best.ckpt or last.ckpt; train it first")
 
 
@@ -129,19 +129,15 @@ def _configured(source: str) -> tuple[Path, dict[str, Any]]:
         raise FileNotFoundError(
             f"{config_file} is missing; run= takes the folder that train.py wrote, with its config.yaml"
         )
-    config = read_config(config_file)
-    if not isinstance(config.get("module"), dict) or not isinstance(config.get("seed"), int):
-        raise ValueError(f"{config_file} is not the config of a run: it has no module or no seed")
-    return place, config
+    return place, read_config(config_file, module=dict, seed=int)
 
 
 def _load_checkpoint(module: TranslationModule, path: Path) -> int | None:
     checkpoint = read_checkpoint(path)
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"], strict=False)
-    average = average_from_checkpoint(checkpoint)
     parameters = dict(module.named_parameters())
     with torch.no_grad():
-        for name, value in average.items():
+        for name, value in average_from_checkpoint(checkpoint).items():
             parameters[name].copy_(value)
     return checkpoint.get("global_step")

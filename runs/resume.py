@@ -16,20 +16,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A training to do.
+    """A training to do."""
 
-    Attributes:
-        config: resolved.
-        resume_from: the checkpoint of its own folder that it goes on from; a folder of checkpoints means the newest
-            whole one in it.
-        folder_exists: whether the run folder is there already.
-        finished: nothing is left to do.
-    """
-
-    config: dict[str, Any]
-    resume_from: Path | None = None
+    config: dict[str, Any]  # resolved
+    resume_from: Path | None = None  # its own checkpoint; a folder means the newest whole one in it
     folder_exists: bool = False
-    finished: bool = False
+    finished: bool = False  # nothing is left to do
 
 
 def resume_request(overrides: list[str]) -> Path | None:
@@ -43,10 +35,8 @@ def resumed_job(run_dir: Path, overrides: list[str]) -> Job:
     saved = load_config(run_dir)
     config = override(saved, [o for o in overrides if not o.startswith("resume=")])
     checkpoint = last_checkpoint(run_dir.absolute())
-    if config["ckpt_path"] not in (
-        None,
-        saved["ckpt_path"],
-    ):  # such as previous.ckpt where last.ckpt is damaged
+    # Another one is named where last.ckpt is damaged, such as previous.ckpt.
+    if config["ckpt_path"] not in (None, saved["ckpt_path"]):
         _check_checkpoint(config)
         checkpoint = Path(config["ckpt_path"])
     if not checkpoint.is_file():

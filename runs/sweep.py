@@ -16,12 +16,8 @@ class Outcome:
 
     number: int
     overrides: list[str]
-    status: str
+    status: str  # "finished" or why it failed
     loss: float | None = None
-
-    @property
-    def failed(self) -> bool:
-        return self.status != "finished"
 
 
 def report_failure(error: Exception, number: int, overrides: list[str], expected: bool) -> str:

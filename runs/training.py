@@ -104,11 +104,9 @@ def parts(
     loggers = [build(node, f"logger.{k}") for k, node in (config["logger"] or {}).items() if node]
     trainer: Trainer = build(config["trainer"], "trainer", callbacks=callbacks, logger=loggers)
     check_names(trainer)
-    sizes = [(p.requires_grad, p.numel() / 1e6) for p in module.parameters()]
-    trained, frozen = (
-        sum(size for is_trained, size in sizes if is_trained is kind) for kind in (True, False)
-    )
-    log.info("%s: %.2f M trained, %.2f M frozen parameters", type(module).__name__, trained, frozen)
+    total = sum(p.numel() for p in module.parameters()) / 1e6
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
+    log.info("%s: %.2f M trained, %.2f M frozen parameters", type(module).__name__, trained, total - trained)
     return module, datamodule, trainer
 
 
