@@ -61,7 +61,7 @@ def test_the_page_shows_baselines_methods_and_the_truth_in_this_order(run_dir, t
     heads = re.findall(r'<th scope="col">([^<]*)</th>', pictures)
     ours = ["no prompt", "caption as prompt", "autoencoder&#x27;s ceiling"]
     assert heads == ["grey", "mean colour", *ours, "truth"]
-    assert "Protocol: task=colorization, protocol=own, " in text
+    assert "Protocol: task=colorization, lpips_net=alex, protocol=own, " in text
     assert "None" not in text
     assert text.index("<h2>Figures</h2>") < text.index("<h2>Costs</h2>")
     assert ".figures td { white-space: nowrap; }" in text
