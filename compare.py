@@ -12,9 +12,8 @@ def main() -> None:
     """Parses the options, then compares."""
     words = parse(CompareOptions, sys.argv[1:], USAGE)
     from doors.compare import compare
-    from runs.logs import quiet_libraries, run_log
+    from runs.logs import run_log
 
-    quiet_libraries()
     with run_log(None):
         compare(words)
 

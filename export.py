@@ -12,9 +12,8 @@ def main() -> None:
     """Parses the options, then exports."""
     words = parse(ExportOptions, sys.argv[1:], USAGE).refuse(method=True)
     from doors.export import export
-    from runs.logs import quiet_libraries, run_log
+    from runs.logs import run_log
 
-    quiet_libraries()
     with run_log(None):
         export(words.door)
 

@@ -14,9 +14,8 @@ def main() -> None:
     """Parses the options, then predicts; some unreadable files make the exit code 1."""
     words = parse(PredictOptions, sys.argv[1:], USAGE).refuse()
     from doors.predict import predict
-    from runs.logs import quiet_libraries, run_log
+    from runs.logs import run_log
 
-    quiet_libraries()
     with run_log(None):
         num_failed = predict(words.door, words.method)
     if num_failed:

@@ -6,8 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from runs.choices import CONF, help_text
-from runs.cli import Launch, run_door
-from runs.command_line import read_command_line
+from runs.cli import Launch, read_command_line, run_door
 
 launch = Launch()
 
@@ -21,10 +20,11 @@ def compose(config: DictConfig) -> float | None:
 def main() -> None:
     """Finds out what to train, then trains."""
     # torch and Lightning are imported when a training starts, so that --help and --cfg job answer at once.
-    if read_command_line(sys.argv[1:]).help:
+    given = read_command_line(sys.argv[1:])
+    if given.help:
         sys.stdout.write(help_text())
         return
-    if not launch.resume():
+    if not launch.resume(given.overrides, given.multirun):
         compose()
     launch.run()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from color.lab import rgb_to_lab
 from color.names import hue_of
-from doors.data import with_datamodule
+from doors.compare import with_datamodule
 from doors.measure import batches
 from doors.options import MeasureOptions, Words, method_options, parse
 from doors.predict import pick_device

@@ -1,59 +1,50 @@
 """Measures trained runs on the same images: one of them, or several methods beside one another."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import MISSING, OmegaConf
 
-from doors.data import with_datamodule
-from doors.measure import Method, fitted_baselines, measured
-from doors.options import CompareOptions, EvaluateOptions, MeasureOptions, Words, converted, method_options
+from doors.measure import Method, Plan, fitted_baselines, measured
+from doors.options import (
+    CompareOptions,
+    EvaluateOptions,
+    MeasureOptions,
+    Words,
+    converted,
+    method_options,
+    option_fields,
+)
 from doors.predict import pick_device
-from doors.report import Report, plain, write_report
+from doors.report import write_report
 from lightning_modules.base import TranslationModule
 from runs.build import build
-from runs.choices import nearest
-from runs.config import stamp
-from runs.load import Run, load_run, module_class
+from runs.choices import CONF, nearest
+from runs.config import override, stamp
+from runs.load import Run, load_run, module_class, resolve_shipped_paths
 from tasks.base import Task
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A method as the user names it: its runs, and the texts of its options."""
-
-    name: str
-    runs: list[str]
-    texts: dict[str, str]
-    curve: str = ""
-    value: float = 0.0
-
-
-def evaluate(words: Words[EvaluateOptions]) -> Report:
+def evaluate(words: Words[EvaluateOptions]) -> Path:
     """Measures one run beside the task's baselines; see `measure`."""
     run = words.door.run
-    return measure([Plan("", [run], words.method)], words, title=run, folder="")
+    return measure([Plan("", [run], words.method)], words, title=run)
 
 
-def compare(words: Words[CompareOptions], intro: str = "") -> Report:
+def compare(words: Words[CompareOptions], intro: str = "") -> Path:
     """Measures several methods, or a curve over one option; see `measure`. The page begins with `intro`."""
-    door = words.door
-    plans = [
-        varied
-        for plan in parse_methods(door.methods, words.method)
-        for varied in (vary(plan, door.vary) if door.vary else [plan])
-    ]
+    plans = parse_methods(words.door.methods, words.method)
+    if words.door.vary:
+        plans = [point for plan in plans for point in vary(plan, words.door.vary)]
     return measure(plans, words, title="Methods compared", folder="outputs/compare", intro=intro)
 
 
 def parse_methods(text: str, shared: Mapping[str, str]) -> list[Plan]:
-    """Methods from `A=RUN|RUN; B=RUN@steps=5,guidance=1`, with options that all of them get.
-
-    Raises:
-        ValueError: no method, no name, or a name or run twice; runs of one method with unlike options.
-    """
+    """Methods from `A=RUN|RUN; B=RUN@steps=5,guidance=1`, with options that all of them get."""
     plans: dict[str, Plan] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, _, listed = (word.strip() for word in part.partition("="))
@@ -84,11 +75,7 @@ def _settings(run: str, text: str) -> dict[str, str]:
 
 
 def vary(plan: Plan, text: str) -> list[Plan]:
-    """The same method at each value of OPTION=1,2,5.
-
-    Raises:
-        ValueError: a text of another form, values that are no numbers or given twice, or an option that has a value.
-    """
+    """The same method at each value of OPTION=1,2,5; what stands beside its result is drawn with the first alone."""
     key, _, listed = text.partition("=")
     if key in plan.texts:
         raise ValueError(
@@ -102,17 +89,17 @@ def vary(plan: Plan, text: str) -> list[Plan]:
     if len(set(values)) < len(values):
         raise ValueError(f"vary={text} gives a value twice; they must differ")
     return [
-        Plan(f"{plan.name}, {key}={word}", plan.runs, {**plan.texts, key: word}, plan.name, value)
-        for word, value in zip(words, values, strict=True)
+        Plan(
+            f"{plan.name}, {key}={word}", plan.runs, {**plan.texts, key: word}, plan.name, value, number == 0
+        )
+        for number, (word, value) in enumerate(zip(words, values, strict=True))
     ]
 
 
-def measure(plans: Sequence[Plan], words: Words[Any], *, title: str, folder: str, intro: str = "") -> Report:
-    """Measures the planned methods, prints the table and writes it with a sheet and a page.
-
-    Raises:
-        FileNotFoundError, ValueError: no such run, data or option; methods of different tasks.
-    """
+def measure(
+    plans: Sequence[Plan], words: Words[Any], *, title: str, folder: str | None = None, intro: str = ""
+) -> Path:
+    """Measures the planned methods, prints the tables and writes them with a sheet and a page."""
     door: MeasureOptions = words.door
     classes = [module_class(plan.runs[0]) for plan in plans]
     options = [method_options(c, plan.texts, type(door)) for c, plan in zip(classes, plans, strict=True)]
@@ -130,22 +117,27 @@ def measure(plans: Sequence[Plan], words: Words[Any], *, title: str, folder: str
     kind.check_sample(getattr(datamodule, f"{door.split}_dataset")[0])
     task = kind.for_data(datamodule, **protocol)
     fitted, source = fitted_baselines(task, datamodule, door.split)
-    place = Path(
-        door.output or f"{folder or 'outputs/evaluate/' + str(first.config['experiment_name'])}/{stamp()}"
-    )
+    folder = folder or f"outputs/evaluate/{first.config['experiment_name']}"
+    place = Path(door.output or f"{folder}/{stamp()}")
     found = measured(task, methods, datamodule, door.split, door.limit, fitted)
     place.mkdir(parents=True, exist_ok=True)
-    drawn = zip(plans, methods, strict=True)
     facts = {
         **({"run": plans[0].runs[0]} if len(runs) == 1 else {}),
-        "methods": {p.name or p.runs[0]: {"runs": p.runs, "options": plain(m.options)} for p, m in drawn},
+        "methods": {m.plan.name or m.plan.runs[0]: _described(m) for m in methods},
         "optimiser_steps": {name: run.num_steps for name, run in runs.items()},
         "split": door.split,
         "num_images": found.num_images,
         "protocol": task.described(),
         "baselines_from": source,
     }
-    return write_report(place, title, intro, task, found, facts)
+    write_report(place, title, intro, task, found, facts)
+    return place
+
+
+def _described(method: Method) -> dict[str, Any]:
+    """The runs of a method and the options that a user can set."""
+    values = {key: getattr(method.options, key) for key in option_fields(type(method.options))}
+    return {"runs": method.plan.runs, "options": values}
 
 
 def _method(plan: Plan, options: Any, runs: Mapping[str, Run], device: torch.device) -> Method:
@@ -158,22 +150,26 @@ def _method(plan: Plan, options: Any, runs: Mapping[str, Run], device: torch.dev
             "other settings a name of their own"
         )
     modules = [run.module.to(device) for run in trainings]
+    num_samples = getattr(options, "num_samples", 1)
+    if num_samples > 1 and type(modules[0]).rows is not TranslationModule.rows:
+        raise ValueError(
+            f"num_samples={num_samples} has no effect here, as each row is measured by one sample; leave it out"
+        )
     for module in modules:
         module.check_options(options, is_folder=True)
-    prepared = modules[0].prepare(options, lambda name: load_run(name).module)
-    return Method(plan.name, modules, prepared, plan.curve, plan.value)
+    return Method(plan, modules, modules[0].prepare(options, lambda name: load_run(name).module))
 
 
 def _task(classes: Sequence[type[TranslationModule]]) -> type[Task]:
     """The task of all classes."""
+    task = classes[0].task
     for found in classes:
         if found.task is None:
             raise ValueError(f"{found.__name__} has no task, so there is nothing to measure")
-        if found.task is not classes[0].task:
+        if found.task is not task:
             raise ValueError(
                 f"{classes[0].__name__} and {found.__name__} are measured as different tasks; compare methods of one task"
             )
-    task = classes[0].task
     assert task is not None
     return task
 
@@ -185,3 +181,24 @@ def _protocol(task: type[Task], texts: Mapping[str, str]) -> dict[str, Any]:
         if key not in known:
             raise ValueError(f"unknown key 'protocol.{key}' of {task.name}{nearest(key, known)}")
     return converted(task, texts)
+
+
+def with_datamodule(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """A run's config with its data changed by words such as datamodule.root=DIR or datamodule=builtin_photos."""
+    others = [word for word in overrides if not word.lstrip("+").startswith(("datamodule=", "datamodule."))]
+    if others:
+        raise ValueError(
+            f"{others[0]} has no effect here, as the run is trained; of its config only datamodule. changes"
+        )
+    group = [word for word in overrides if word.startswith("datamodule=")]
+    if group:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("train", [group[-1], f"seed={config['seed']}"])
+        chosen: Any = OmegaConf.to_container(composed.datamodule, resolve=True)
+        # Pictures stay as large as the run saw them, unless the user says otherwise.
+        config = {**config, "datamodule": {**chosen, "size_px": config["datamodule"]["size_px"]}}
+    changed = override(config, [word for word in overrides if word not in group])
+    missing = [key for key, value in changed["datamodule"].items() if value == MISSING]
+    if missing:
+        raise ValueError(f"datamodule.{missing[0]} has no value; set it with datamodule.{missing[0]}=VALUE")
+    return {**changed, "datamodule": resolve_shipped_paths(changed["datamodule"])}

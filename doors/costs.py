@@ -2,8 +2,10 @@
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,23 +70,18 @@ def _complete(results: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _counted(module: TranslationModule) -> Iterator[dict[str, int]]:
+def _counted(module: TranslationModule) -> Iterator[Counter[str]]:
     """The number of samples that each exported network has been called with."""
-    counts: dict[str, int] = {}
-    handles = []
-    for name, part in module.exported().items():
-        if isinstance(part, nn.Module):
+    counts: Counter[str] = Counter()
 
-            def note(_: nn.Module, given: tuple[Any, ...], name: str = name) -> None:
-                size = len(given[0]) if given and isinstance(given[0], Tensor) else 1
-                counts[name] = counts.get(name, 0) + size
+    def note(name: str, _: nn.Module, given: tuple[Any, ...]) -> None:
+        counts[name] += len(given[0]) if given and isinstance(given[0], Tensor) else 1
 
-            handles.append(part.register_forward_pre_hook(note))
-    try:
+    with ExitStack() as hooks:
+        for name, part in module.exported().items():
+            if isinstance(part, nn.Module):
+                hooks.enter_context(part.register_forward_pre_hook(partial(note, name)))
         yield counts
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

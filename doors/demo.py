@@ -38,12 +38,7 @@ class DemoOptions:
 
 
 def demo(options: DemoOptions, overrides: Sequence[str]) -> Path:
-    """Trains and compares, and returns the page.
-
-    Raises:
-        FileNotFoundError: the shipped model is missing.
-        ChildProcessError: the training failed; it has said why.
-    """
+    """Trains and compares, and returns the page."""
     from doors.compare import compare
     from runs.load import locate
 
@@ -58,7 +53,7 @@ def demo(options: DemoOptions, overrides: Sequence[str]) -> Path:
     methods = f"fresh run={run_dir}; shipped model={SHIPPED}; a vivid sample={SHIPPED}@steps=10,chroma=1"
     door = CompareOptions(methods=methods, split="val", limit=NUM_IMAGES, output=options.output)
     data = ["datamodule=builtin_photos", f"datamodule.size_px={SIZE_PX}"]
-    written = compare(Words(door, {}, data, {}), INTRO.format(command=shown)).folder / "index.html"
+    written = compare(Words(door, {}, data, {}), INTRO.format(command=shown)) / "index.html"
     sys.stdout.write(f"open {written} in a browser\n")
     return written
 
@@ -82,9 +77,8 @@ def training_command(num_steps: int, run_dir: Path, overrides: Sequence[str] = (
 def main() -> None:
     """Parses the options, then runs the demo."""
     words = parse(DemoOptions, sys.argv[1:], USAGE).refuse(method=True, overrides=False)
-    from runs.logs import quiet_libraries, run_log
+    from runs.logs import run_log
 
-    quiet_libraries()
     with run_log(None):
         demo(words.door, words.overrides)
 

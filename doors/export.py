@@ -23,9 +23,6 @@ def export(door: ExportOptions) -> Path:
     """Writes safetensors, configs and model_index.json, and the run's config.yaml beside them.
 
     The folder appears whole or not at all.
-
-    Raises:
-        ValueError: a folder with content, or an unknown dtype.
     """
     folder, dtype = Path(door.output), to_dtype(door.dtype)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -57,16 +54,11 @@ def save_exported(module: TranslationModule, folder: Path) -> None:
 def model_index(pipeline: str, parts: Mapping[str, Any]) -> dict[str, Any]:
     """What model_index.json says: library and class of each part of a pipeline; [None, None] of those left out."""
     wanted = inspect.signature(getattr(diffusers, pipeline)).parameters.values()
-    # Stable Diffusion's pipelines warn where they have no safety checker, unless the folder says so itself.
-    settings = {p.name: False for p in wanted if p.name.startswith("requires_")}
     found = {
         name: [type(part).__module__.partition(".")[0], type(part).__name__] for name, part in parts.items()
     }
     absent = {p.name: [None, None] for p in wanted if p.name not in found and not isinstance(p.default, bool)}
-    return {
-        "_class_name": pipeline,
-        "_diffusers_version": diffusers.__version__,
-        **found,
-        **absent,
-        **settings,
-    }
+    # Stable Diffusion's pipelines warn where they have no safety checker, unless the folder says so itself.
+    settings = {p.name: False for p in wanted if p.name.startswith("requires_")}
+    about = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
+    return about | found | absent | settings

@@ -3,11 +3,11 @@
 Shapes: B batch, H/W pixels.
 """
 
-import math
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -24,14 +24,32 @@ _NUM_SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Method:
-    """A method with its options, as one or several trainings of it."""
+class Plan:
+    """A method as the user names it: its runs, and the texts of its options."""
 
     name: str  # of its first row; "" leaves the rows their own names
+    runs: list[str]  # trainings that differ in their seed
+    texts: dict[str, str]
+    curve: str = ""  # the line of a curve that it is a point of
+    value: float = 0.0  # of the option that the curve varies
+    further_rows: bool = True  # draw also what stands beside the method's own result
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A plan with its trained modules and their options."""
+
+    plan: Plan
     modules: Sequence[TranslationModule]  # one for each training seed
     options: Any
-    curve: str = ""  # the line of a curve that it is a point of
-    value: float = math.nan  # of the option that the curve varies
+
+    def rows(self, batch: dict[str, Any]) -> Iterator[tuple["Row", int, Any]]:
+        """The results of each training with its number and a row named for them."""
+        for number, module in enumerate(self.modules):
+            found = module.rows(batch, self.options)
+            for place, (name, results) in enumerate(islice(found, None if self.plan.further_rows else 1)):
+                joined = f"{self.plan.name}, {name}" if self.plan.name and place else self.plan.name or name
+                yield Row(joined, self.plan, is_first=place == 0), number, results
 
 
 @dataclass(eq=False)
@@ -39,7 +57,8 @@ class Row:
     """The figures of one row of the table."""
 
     name: str
-    method: Method | None = None  # of a method's first row
+    plan: Plan | None = None  # None of a baseline
+    is_first: bool = False  # the method's own result
     scores: list[Scores] = field(default_factory=list)  # one for each training seed
     pictures: list[Tensor] = field(default_factory=list)  # uint8 (3, H, W) of the images that are shown
 
@@ -68,6 +87,15 @@ class Row:
         values = [v.double().cpu() for v in found if v is not None]
         return torch.stack(values).mean(0) if len(values) == len(found) > 0 else None
 
+    def add(self, number: int, task: Task, results: Any, batch: dict[str, Any], kept: Sequence[int]) -> None:
+        """Measures the results of one training for a batch; keeps the pictures at the places `kept` of the first."""
+        if len(self.scores) <= number:
+            self.scores.append(Scores(task, batch["index"].device))
+        self.scores[number].update(results, batch)
+        if number == 0 and kept:
+            picture = task.picture(results, batch)
+            self.pictures += [_eight_bit(picture[i]) for i in kept]
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -91,57 +119,30 @@ def measured(
 ) -> Measured:
     """Draws the first images of a split, all without a limit, with every method, and measures methods and baselines.
 
-    Args:
-        task: how results are measured.
-        methods: to draw with.
-        datamodule: set up for the split, val or test.
-        split: to measure on.
-        limit: number of images.
-        fitted: what the baselines learned from the train split.
+    The data module is set up for the split, val or test; `fitted` is what the baselines learned.
     """
     num_images = min(len(getattr(datamodule, f"{split}_dataset")), limit or sys.maxsize)
     num_shown = min(_NUM_SHOWN, num_images)
     shown = {k * (num_images - 1) // max(1, num_shown - 1) for k in range(num_shown)}
     rows: dict[str, Row] = {}
-    found = Measured([], [], [], sorted(shown), num_images, {})
+    truths: list[Tensor] = []
+    names: list[str] = []
     device, start = methods[0].modules[0].device, 0
     for batch in batches(datamodule, split, num_images, device):
         kept = [i for i in range(len(batch["index"])) if start + i in shown]
-        for row, number, results in _drawn(rows, methods, batch):
-            _add(row, number, task, results, batch, kept)
+        for row, number, results in (drawn for method in methods for drawn in method.rows(batch)):
+            rows.setdefault(row.name, row).add(number, task, results, batch, kept)
         for name, results in task.baselines(batch, fitted).items():
-            _add(rows.setdefault(name, Row(name)), 0, task, results, batch, kept)
+            rows.setdefault(name, Row(name)).add(0, task, results, batch, kept)
         truth = task.truth(batch) if kept else None
-        found.truth.extend([] if truth is None else [_eight_bit(truth[i]) for i in kept])
-        found.names.extend(str(batch["name"][i]) for i in kept)
+        truths += [] if truth is None else [_eight_bit(truth[i]) for i in kept]
+        names += [str(batch["name"][i]) for i in kept]
         start += len(batch["index"])
-    found.rows.extend(rows.values())
     first = next(iter(batches(datamodule, split, 1, device)))
     spent = costs([(method.modules[0], method.options) for method in methods], first)
-    names = {id(row.method): row.name for row in found.rows if row.method is not None}
-    found.costs.update({names[id(m)]: cost for m, cost in zip(methods, spent, strict=True)})
-    return found
-
-
-def _drawn(
-    rows: dict[str, Row], methods: Sequence[Method], batch: dict[str, Any]
-) -> Iterator[tuple[Row, int, Any]]:
-    """Each result of each training of each method, with the row that it belongs to."""
-    for method in methods:
-        for number, module in enumerate(method.modules):
-            for place, (name, results) in enumerate(module.rows(batch, method.options).items()):
-                title = f"{method.name}, {name}" if method.name and place else method.name or name
-                row = rows.setdefault(title, Row(title, None if place else method))
-                yield row, number, results
-
-
-def _add(row: Row, number: int, task: Task, results: Any, batch: dict[str, Any], kept: Sequence[int]) -> None:
-    if len(row.scores) <= number:
-        row.scores.append(Scores(task, batch["index"].device))
-    row.scores[number].update(results, batch)
-    if number == 0 and kept:
-        picture = task.picture(results, batch)
-        row.pictures += [_eight_bit(picture[i]) for i in kept]
+    firsts = [row.name for row in rows.values() if row.is_first]
+    by_row = dict(zip(firsts, spent, strict=True))
+    return Measured(list(rows.values()), truths, names, sorted(shown), num_images, by_row)
 
 
 def _eight_bit(picture: Tensor) -> Tensor:
@@ -179,11 +180,11 @@ def fitted_baselines(task: Task, datamodule: LightningDataModule, split: str) ->
 
 def differences(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Any]]]:
     """The paired differences over images of each method's first row and the first method's, by metric."""
-    own = [row for row in rows if row.method is not None]
+    first, *others = [row for row in rows if row.is_first]
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in own[1:]:
-        pairs = {key: (row.per_image(key), own[0].per_image(key)) for key in row.scores[0].per_image()}
-        found[f"{row.name} - {own[0].name}"] = {
+    for row in others:
+        pairs = {key: (row.per_image(key), first.per_image(key)) for key in row.scores[0].per_image()}
+        found[f"{row.name} - {first.name}"] = {
             key: summarize((a - b)[~(a - b).isnan()])._asdict()
             for key, (a, b) in pairs.items()
             if a is not None and b is not None and len(a) == len(b)

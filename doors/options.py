@@ -5,7 +5,7 @@ Nothing here imports torch, so that `--help` answers at once.
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -16,6 +16,7 @@ from lightning_modules.options import option
 from runs.choices import nearest
 
 Options = TypeVar("Options")
+_RUN = "run folder, checkpoint file, exported folder, or a name in pretrained/"
 _PROTOCOL = "protocol."
 # Words of evaluate.py before protocols had keys.
 _EARLIER_PROTOCOL = {
@@ -25,14 +26,18 @@ _EARLIER_PROTOCOL = {
     "fid_backbone": "protocol.fid_backbone",
     "weights_dir": "protocol.weights_dir",
 }
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+_KINDS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    bool: ({"true": True, "false": False}.__getitem__, "true or false"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
     """Of predict.py."""
 
-    run: str = option("run folder, checkpoint file, exported folder, or a name in pretrained/")
+    run: str = option(_RUN)
     output: str = option("folder for the results: STEM.png, and NAME/STEM.png for further kinds")
     input: str | None = option("a photo or a folder of photos, for all methods but those that generate", None)
     format: str = option("png or tiff", "png")
@@ -68,7 +73,7 @@ class MeasureOptions:
 class EvaluateOptions(MeasureOptions):
     """Of evaluate.py."""
 
-    run: str = option("run folder, checkpoint file, exported folder, or a name in pretrained/")
+    run: str = option(_RUN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +88,7 @@ class CompareOptions(MeasureOptions):
 class ExportOptions:
     """Of export.py."""
 
-    run: str = option("run folder, checkpoint file, exported folder, or a name in pretrained/")
+    run: str = option(_RUN)
     output: str = option("folder to write; it must not exist yet or be empty")
     dtype: str = option("float32, float16 or bfloat16 of the stored weights", "float32")
 
@@ -110,9 +115,6 @@ def parse(kind: type[Options], arguments: Sequence[str], usage: str) -> Words[Op
     """A door's options from its dataclass; words with other keys are kept for `method_options`.
 
     `--help` prints the usage and every option, of a given run's method too, and exits.
-
-    Raises:
-        ValueError: a word without `=`, a value of another type, a missing option.
     """
     words = [word for word in arguments if word not in ("-h", "--help")]
     if len(words) < len(arguments):
@@ -137,23 +139,14 @@ def parse(kind: type[Options], arguments: Sequence[str], usage: str) -> Words[Op
             overrides.append(word)
         else:
             method[key] = text
-    missing = [name for name in _required(kind) if name not in own]
+    missing = [name for name, f in fields.items() if f.default is dataclasses.MISSING and name not in own]
     if missing:
         raise ValueError(f"{missing[0]}= is missing; {usage}")
     return Words(kind(**converted(kind, own)), method, overrides, protocol)
 
 
 def method_options(method: type, texts: Mapping[str, str], door: type | None = None) -> Any:
-    """An object of a method's `Options`.
-
-    Args:
-        method: class of the module.
-        texts: key -> text.
-        door: whose options are suggested too where a key is mistyped.
-
-    Raises:
-        ValueError: an option that the method does not have, or a value that it refuses.
-    """
+    """An object of the `Options` of a module's class; the door's options are suggested too for a mistyped key."""
     kind: Any = method.Options  # type: ignore[attr-defined]
     known = option_fields(kind)
     for key in texts:
@@ -170,11 +163,7 @@ def option_fields(kind: type) -> dict[str, dataclasses.Field]:
 
 
 def converted(kind: type, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Values of a dataclass's fields from texts.
-
-    Raises:
-        ValueError: a text that is no value of the field's type, or empty where that means nothing.
-    """
+    """Values of a dataclass's fields from texts."""
     hints = get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     return {key: _value(key, text, hints[key], fields[key]) for key, text in texts.items()}
@@ -191,33 +180,23 @@ def _value(key: str, text: str, hint: Any, field: dataclasses.Field) -> Any:
         return own_parser(text)
     if get_origin(hint) is Literal or str in kinds:
         return text
-    if kinds[0] is bool and text in ("true", "false"):
-        return text == "true"
     if kinds[0] not in _KINDS:
         value = yaml.safe_load(text)
         return tuple(value) if isinstance(value, list) else value
+    read, expected = _KINDS[kinds[0]]
     try:
-        if kinds[0] is bool:
-            raise ValueError
-        return kinds[0](text)
-    except ValueError:
-        raise ValueError(f"{key}={text} is not {_KINDS[kinds[0]]}") from None
-
-
-def _required(kind: type) -> list[str]:
-    return [name for name, f in option_fields(kind).items() if f.default is dataclasses.MISSING]
+        return read(text)
+    except (ValueError, KeyError):
+        raise ValueError(f"{key}={text} is not {expected}") from None
 
 
 def _help(kind: type, usage: str, words: Sequence[str]) -> str:
     lines = [usage, "", *_described(kind)]
-    run = next((word.removeprefix("run=") for word in words if word.startswith("run=")), "")
-    if run:
-        from runs.load import module_class
-
-        method = module_class(run)
+    for method in _named_methods(words):
         lines += ["", f"Options of {method.__name__}:", *_described(method.Options)]
-    elif "run" in option_fields(kind) or issubclass(kind, MeasureOptions):
-        lines += ["", "The method of a run has options of its own: run=RUN --help lists them."]
+    key = next((key for key in ("run", "methods") if key in option_fields(kind)), "")
+    if key and not any(word.startswith(f"{key}=") for word in words):
+        lines += ["", f"The method of a run has options of its own: {key}={key.upper()} --help lists them."]
     if issubclass(kind, MeasureOptions):
         lines += [
             "",
@@ -226,12 +205,27 @@ def _help(kind: type, usage: str, words: Sequence[str]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _named_methods(words: Sequence[str]) -> list[Any]:
+    """The classes of the runs in run= and methods=, each once."""
+    given = {key: text for key, _, text in (word.partition("=") for word in words) if text}
+    runs = [given["run"]] if "run" in given else []
+    if "methods" in given:
+        from doors.compare import parse_methods
+
+        runs += [run for plan in parse_methods(given["methods"], {}) for run in plan.runs]
+    if not runs:
+        return []
+    from runs.load import module_class
+
+    return list(dict.fromkeys(map(module_class, runs)))
+
+
 def _described(kind: type) -> list[str]:
     # What must be given comes first, also where a class inherits options.
     fields = sorted(option_fields(kind).values(), key=lambda f: f.default is not dataclasses.MISSING)
     width = max((len(f.name) for f in fields), default=0)
-    return [f"  {f.name:<{width}}  {f.metadata['help']}{_default(f)}" for f in fields] or ["  none"]
-
-
-def _default(field: dataclasses.Field) -> str:
-    return "" if field.default in (dataclasses.MISSING, None, "") else f" [{field.default}]"
+    lines = []
+    for f in fields:
+        default = "" if f.default in (dataclasses.MISSING, None, "") else f" [{f.default}]"
+        lines.append(f"  {f.name:<{width}}  {f.metadata['help']}{default}")
+    return lines or ["  none"]

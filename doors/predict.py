@@ -23,12 +23,7 @@ log = logging.getLogger(__name__)
 def predict(door: PredictOptions, texts: Mapping[str, str]) -> int:
     """Writes the results of each photo into the output folder and returns the number of files that could not be read.
 
-    Args:
-        door: run, input and output.
-        texts: the method's options as key -> text.
-
-    Raises:
-        FileNotFoundError, ValueError: no such run or input, or options that make no sense.
+    `texts` are the method's options.
     """
     method = module_class(door.run)
     options = method_options(method, texts, PredictOptions)
@@ -49,11 +44,7 @@ def predict(door: PredictOptions, texts: Mapping[str, str]) -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """The named device, or for auto the best one at hand.
-
-    Raises:
-        ValueError: a device that this machine lacks.
-    """
+    """The named device, or for auto the best one at hand."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -65,13 +56,7 @@ def pick_device(name: str) -> torch.device:
 class Output:
     """A folder of results: STEM.png of the main result, NAME/STEM.png of the others, _0, _1 ... for several samples.
 
-    Args:
-        folder: made with the first file.
-        suffix: png or tiff.
-        inputs: files that must not be overwritten.
-
-    Raises:
-        ValueError: the folder is a file.
+    It is made with the first file, and no file in it replaces one of the inputs.
     """
 
     def __init__(self, folder: Path, suffix: str, inputs: Sequence[Path] = ()) -> None:
@@ -128,25 +113,20 @@ def _predict_photos(
 
 
 def _photos(given: str | None) -> list[tuple[Path, str]]:
-    """Each photo with its path inside the output folder, without suffix."""
+    """Each photo with its path inside the output folder, without suffix; beside a.png, a.jpg is a_jpg."""
     if given is None:
         return []
     place = Path(given)
-    if place.is_dir():
-        return _unique([(path, path.relative_to(place)) for path in list_images(place)])
     if not place.exists():
         raise FileNotFoundError(f"input={given}: no such file or folder")
-    return [(place, place.stem)]
-
-
-def _unique(found: list[tuple[Path, Path]]) -> list[tuple[Path, str]]:
-    """Names without suffix must stay apart: a.png and a.jpg give a and a_jpg."""
+    if not place.is_dir():
+        return [(place, place.stem)]
     taken: set[str] = set()
     named = []
-    for path, relative in found:
-        stem = str(relative.with_suffix(""))
+    for path in list_images(place):
+        stem = str(path.relative_to(place).with_suffix(""))
         if stem in taken:
-            stem = f"{stem}_{relative.suffix[1:]}"
+            stem = f"{stem}_{path.suffix[1:]}"
         taken.add(stem)
         named.append((path, stem))
     return named

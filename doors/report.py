@@ -1,10 +1,8 @@
-"""What was measured, as a printed table, metrics.json, a sheet of pictures and a page to judge by eye."""
+"""What was measured, as printed tables, metrics.json, a sheet of pictures and a page to judge by eye."""
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +11,26 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from callbacks.samples import picture_grid
+from datamodules.atomic_files import write_text
 from doors.costs import TITLES, Costs
-from doors.measure import Measured, Row, differences
+from doors.measure import Measured, Plan, Row, differences
 from doors.page import Line, Photos, Table, curve_svg, page, paragraph, photos_html, table_html
-from runs.folder import write_text
 from tasks.base import Column, Task
 
 log = logging.getLogger(__name__)
 
-Figures = dict[str, dict[str, dict[str, Any]]]
+Figures = dict[str, dict[str, dict[str, Any]]]  # row -> metric -> mean, std, count, interval ...
+_WIDEST = 1000  # characters of a line; a table takes as many as it needs
 HOW_TO_READ = (
     "All rows see the same images. A plus-minus is the standard deviation over images; of a method with several trainings it "
     "is that of their means. Seconds are of one image at a time, the methods in turns."
 )
 
 
-@dataclass(frozen=True)
-class Report:
-    """The folder with what was written, and the table for other pages."""
-
-    folder: Path
-    table: Table
-    figures: Figures  # row -> metric -> mean, std, count, interval ...
-
-
 def write_report(
     folder: Path, title: str, intro: str, task: Task, found: Measured, facts: Mapping[str, Any]
-) -> Report:
-    """Prints the table and writes metrics.json, samples.png and index.html into the folder."""
+) -> None:
+    """Prints the tables and writes metrics.json, samples.png and index.html into the folder."""
     figures: Figures = {row.name: row.figures() for row in found.rows}
     measured = dict.fromkeys(key for values in figures.values() for key in values)
     skipped = {
@@ -51,7 +41,6 @@ def write_report(
         if key not in measured  # a baseline may lack what the methods have
     }
     columns = [task.column(key) for key in measured]
-    table, spent = _table(figures, columns), _costs(found.costs)
     report = {
         **facts,
         "results": figures,
@@ -65,43 +54,24 @@ def write_report(
         picture_grid({p.title: [x / 255 for x in p.pictures] for p in photos}).save(folder / "samples.png")
     protocol = ", ".join(f"{k}={v}" for k, v in facts["protocol"].items() if v is not None)
     heading = f"{title}, {facts['split']}, {facts['num_images']} images"
+    tables = {"Figures": _figures_table(figures, columns), "Costs": _costs_table(found.costs)}
     sections = {
         "": paragraph("\n".join(filter(None, (intro, HOW_TO_READ, f"Protocol: {protocol}.")))),
-        "Figures": table_html(table),
-        "Costs": table_html(spent),
-        "Curves": _curves(found.rows, figures, columns),
+        **{name: table_html(table) for name, table in tables.items()},
+        "Curves": "\n".join(_curves(found.rows, figures, columns)),
         "Pictures": photos_html(photos, found.names),
     }
     write_text(folder / "index.html", page(heading, {head: body for head, body in sections.items() if body}))
-    _print({heading: table, "costs": spent}, skipped)
+    _print({heading: tables["Figures"], "costs": tables["Costs"]}, skipped)
     log.info("written to %s", folder)
-    return Report(folder, table, figures)
 
 
-def plain(options: Any) -> dict[str, Any]:
-    """The options that a user can set, for a report."""
-    return {f.name: getattr(options, f.name) for f in fields(options) if "help" in f.metadata}
-
-
-def _table(figures: Figures, columns: list[Column]) -> Table:
+def _figures_table(figures: Figures, columns: Sequence[Column]) -> Table:
     rows = {
         name: [_figure(values.get(column.key), column.digits) for column in columns]
         for name, values in figures.items()
     }
-    return Table({c.title: _meaning(c) for c in columns}, rows)
-
-
-def _costs(costs: Mapping[str, Costs]) -> Table:
-    """What each method's own row costs; columns that no method has are left out."""
-    used = [key for key in TITLES if any(cost.get(key) is not None for cost in costs.values())]
-    rows = {
-        name: [
-            "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
-            for value in (cost.get(key) for key in used)
-        ]
-        for name, cost in costs.items()
-    }
-    return Table({TITLES[key]: "" for key in used}, rows)
+    return Table({column.title: _meaning(column) for column in columns}, rows)
 
 
 def _figure(values: Mapping[str, Any] | None, digits: int) -> str:
@@ -116,10 +86,20 @@ def _meaning(column: Column) -> str:
     return "; ".join(filter(None, (column.meaning, better)))
 
 
-def _photos(found: Measured, columns: list[Column]) -> list[Photos]:
+def _costs_table(costs: Mapping[str, Costs]) -> Table:
+    used = [key for key in TITLES if any(cost.get(key) is not None for cost in costs.values())]
+    rows = {name: [_cost(cost.get(key)) for key in used] for name, cost in costs.items()}
+    return Table({TITLES[key]: "" for key in used}, rows)
+
+
+def _cost(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _photos(found: Measured, columns: Sequence[Column]) -> list[Photos]:
     """Baselines, methods and the truth; under each picture the first metric that has a value for each image."""
     shown = []
-    for row in sorted(found.rows, key=lambda row: row.method is not None):
+    for row in sorted(found.rows, key=lambda row: row.plan is not None):
         values = {column.title: row.per_image(column.key) for column in columns}
         title, own = next(((t, v) for t, v in values.items() if v is not None), ("", None))
         notes = [] if own is None else [f"{title} {own[place]:.2f}" for place in found.positions]
@@ -127,35 +107,34 @@ def _photos(found: Measured, columns: list[Column]) -> list[Photos]:
     return [*shown, Photos("truth", found.truth)] if found.truth else shown
 
 
-def _curves(rows: list[Row], figures: Figures, columns: list[Column]) -> str:
-    points = [row for row in rows if row.method is not None and row.method.curve]
+def _curves(rows: Sequence[Row], figures: Figures, columns: Sequence[Column]) -> list[str]:
+    """A drawing for each metric, with a line for each method whose option was varied."""
+    points: dict[str, list[tuple[Plan, dict[str, Any]]]] = {}
+    for row in rows:
+        if row.is_first and row.plan and row.plan.curve:
+            points.setdefault(row.plan.curve, []).append((row.plan, figures[row.name]))
     drawn = []
-    for column in columns if points else []:
+    for key, title in ((column.key, column.title) for column in columns):
         lines = []
-        for name, group in groupby(points, key=lambda row: row.method.curve if row.method else ""):
-            values = [
-                (row.method.value, figures[row.name][column.key])
-                for row in group
-                if row.method and column.key in figures[row.name]
-            ]
-            if values:
-                spreads = [v["interval"] for _, v in values]
-                lines.append(Line(name, [x for x, _ in values], [v["mean"] for _, v in values], spreads))
-        drawn += [curve_svg(column.title, lines)] if lines else []
-    return "\n".join(drawn)
+        for name, found in points.items():
+            have = [(plan.value, values[key]) for plan, values in found if key in values]
+            means, intervals = [v["mean"] for _, v in have], [v["interval"] for _, v in have]
+            lines += [Line(name, [x for x, _ in have], means, intervals)] if have else []
+        drawn += [curve_svg(title, lines)] if lines else []
+    return drawn
 
 
 def _print(tables: Mapping[str, Table], skipped: Mapping[str, str]) -> None:
-    console = Console(width=110)
+    """Titles break between words, so that the tables stay narrow; cells never do, however narrow the screen."""
+    console = Console(width=_WIDEST)
     for title, table in tables.items():
-        shown = RichTable(title=title, box=box.MARKDOWN)
-        shown.add_column("", no_wrap=True)
-        for column in table.columns:
-            shown.add_column(column, justify="right")
+        shown = RichTable(title=title, title_justify="left", box=box.MARKDOWN)
+        shown.add_column("")
+        for place, head in enumerate(table.columns):
+            texts = [*head.split(), *(cells[place] for cells in table.rows.values())]
+            shown.add_column(head, justify="right", width=max(map(len, texts)))
         for name, cells in table.rows.items():
             shown.add_row(name, *cells)
-        # No figure is broken into two lines, however narrow the terminal.
-        console.width = max(110, 17 * len(table.columns) + max(map(len, table.rows)))
         console.print(shown)
     for name, reason in skipped.items():
-        console.print(f"skipped {name}: {reason}", markup=False)
+        console.print(f"skipped {name}: {reason}", markup=False, soft_wrap=True)

@@ -3,24 +3,23 @@
 Shapes: R rows of a piece, W pixels, C channels, N bytes of a row.
 """
 
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 import tifffile
 
+from datamodules.atomic_files import atomic_file
 from datamodules.raster import Raster
 
 # A piece this large stays in a processor's cache while it is filtered and compressed.
 _PIECE_BYTES = 1 << 18
 # As Pillow's files were: a quarter of the time of the default level 6, a few per cent larger.
 _LEVEL = 4
-_NUM_FILTERS = 3
+_AVERAGE = 3  # the number of this filter in the PNG specification
 _GREY, _RGB = 0, 2
 _MAX_TIFF_BYTES = 4_000_000_000  # of pixels; larger files are BigTIFF
 
@@ -30,7 +29,7 @@ def write_png(raster: Raster, path: Path) -> None:
     height, width = raster.size_px
     depth = np.dtype(raster.dtype).itemsize
     compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_FILTERED)
-    with _appearing(path) as file:
+    with atomic_file(path) as file:
         file.write(b"\x89PNG\r\n\x1a\n")
         kind = _GREY if raster.channels == 1 else _RGB
         _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, depth * 8, kind, 0, 0, 0))
@@ -53,7 +52,7 @@ def write_tiff(raster: Raster, path: Path) -> None:
             values[:, 1:] -= values[:, :-1].copy()  # horizontal differences, TIFF's predictor 2
             yield zlib.compress(values.tobytes(), _LEVEL)
 
-    with _appearing(path) as file:
+    with atomic_file(path) as file:
         tifffile.imwrite(
             file,
             strips(),
@@ -93,46 +92,22 @@ def _pieces(raster: Raster, order: Literal["<", ">"]) -> Iterator[np.ndarray]:
 
 
 def _filtered(rows: np.ndarray, above: np.ndarray, step: int) -> bytes:
-    """Rows uint8 (R, N) as PNG stores them: each by the filter whose differences are least, as libpng chooses.
+    """Rows uint8 (R, N) as PNG stores them: the differences from the mean of the pixels to the left and above.
 
-    Args:
-        rows: bytes of the pixels.
-        above: (N,) bytes of the row before.
-        step: bytes of a pixel.
+    `above` (N,) is the row before them, `step` the bytes of a pixel. Photos get 0.4 to 1.1 % larger than with the best
+    filter for each row, in less time.
     """
     before = np.concatenate([above[None], rows[:-1]])
     left = np.zeros_like(rows)
     left[:, step:] = rows[:, :-step]
-    # Sub, Up and Average of the PNG specification; the mean of two bytes is written without a wider type.
-    candidates = np.empty((_NUM_FILTERS, *rows.shape), np.uint8)
-    np.subtract(rows, left, out=candidates[0])
-    np.subtract(rows, before, out=candidates[1])
-    np.subtract(rows, (left & before) + ((left ^ before) >> 1), out=candidates[2])
-    sizes = np.minimum(candidates, -candidates).sum(axis=2, dtype=np.uint32)
-    chosen = sizes.argmin(axis=0)
-    stored = np.empty((len(rows), rows.shape[1] + 1), np.uint8)
-    stored[:, 0] = chosen + 1
-    for number in range(_NUM_FILTERS):
-        mine = chosen == number
-        stored[mine, 1:] = candidates[number, mine]
-    return stored.tobytes()
+    mean = (left & before) + ((left ^ before) >> 1)  # without a wider type
+    kinds = np.full((len(rows), 1), _AVERAGE, np.uint8)
+    return np.concatenate([kinds, rows - mean], axis=1).tobytes()
 
 
 def _chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
     if data or name != b"IDAT":
         file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when it is complete, and is removed otherwise."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with partial.open("w+b") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 WRITERS: dict[str, Callable[[Raster, Path], None]] = {"png": write_png, "tiff": write_tiff}

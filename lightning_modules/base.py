@@ -1,6 +1,6 @@
 """What a method is: a module that learns from its losses and says what it makes of a batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,9 +54,9 @@ class TranslationModule(LearningModule):
         """
         raise ValueError(f"{type(self).__name__} makes no pictures; use it as the docs of its experiment say")
 
-    def rows(self, batch: Batch, options: Any) -> Mapping[str, Results]:
-        """What evaluation measures, by row name, the model's own result first."""
-        return {"result": self.results(batch, options)}
+    def rows(self, batch: Batch, options: Any) -> Iterator[tuple[str, Results]]:
+        """What evaluation measures with the name of its row, the model's own result first; drawn when asked for."""
+        yield "result", self.results(batch, options)
 
     def check_options(self, options: Any, *, is_folder: bool) -> None:
         """Raises a ValueError for options that this model cannot follow or that would change nothing."""
@@ -90,7 +90,7 @@ class TranslationModule(LearningModule):
         task = self.task.for_data(
             getattr(self.attached_trainer(), "datamodule", None), **self.protocol(options)
         )
-        panels = {name: task.picture(result, batch) for name, result in self.rows(batch, options).items()}
+        panels = {name: task.picture(result, batch) for name, result in self.rows(batch, options)}
         truth = task.truth(batch)
         return panels if truth is None else panels | {"truth": truth}
 

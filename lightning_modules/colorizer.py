@@ -4,7 +4,7 @@ Shapes: B batch, K candidates, H/W pixels, Z latent channels, h/w latent cells.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -72,14 +72,14 @@ class Colorizer(StableDiffusion):
         return {"image": samples if len(samples) > 1 else samples[0]}
 
     @torch.no_grad()
-    def rows(self, batch: Batch, options: Any) -> Mapping[str, Results]:
+    def rows(self, batch: Batch, options: Any) -> Iterator[tuple[str, Results]]:
         image, prompts = batch["image"], [options.prompt] * len(batch["index"])
-        rows = {"no prompt" if not options.prompt else "prompt": self.colorize(batch, prompts, options)}
+        drawn = self.colorize(batch, prompts, options)
+        yield "no prompt" if not options.prompt else "prompt", {"image": drawn}
         if any(captions(batch)):
-            rows["caption as prompt"] = self.colorize(batch, captions(batch), options)
+            yield "caption as prompt", {"image": self.colorize(batch, captions(batch), options)}
         ceiling = self.codec.to_picture(self.codec.encode(image))
-        rows["autoencoder's ceiling"] = transfer_chroma_exact(lightness(image), ceiling)
-        return {name: {"image": row} for name, row in rows.items()}
+        yield "autoencoder's ceiling", {"image": transfer_chroma_exact(lightness(image), ceiling)}
 
     @torch.no_grad()
     def colorize(self, batch: Batch, prompts: list[str], options: Any, number: int = 0) -> Tensor:

@@ -3,7 +3,7 @@
 Shapes: B batch, S samples, H/W pixels, Z latent channels, h/w latent cells.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -161,7 +161,7 @@ class DiffusingColors(Colorizer):
         faded = torch.lerp(self.path.mix(own, source, level), own, cells)
         return (source if options.start == 1 else faded), keep
 
-    def rows(self, batch: Batch, options: Any) -> Mapping[str, Results]:
+    def rows(self, batch: Batch, options: Any) -> Iterator[tuple[str, Results]]:
         if options.start != 1:
             raise ValueError(
                 f"start={options.start:g} begins at the photo's own colours, which are what is measured against; leave it out"

@@ -1,6 +1,6 @@
 """Stage 2 of latent diffusion: the U-Net over latents (Rombach et al. 2022, Sec. 3.2-3.3)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,10 +67,10 @@ class LatentDiffusion(StableDiffusion):
         return {"image": drawn if num == 1 else drawn.split(count)}
 
     @torch.no_grad()
-    def rows(self, batch: Batch, options: Any) -> Mapping[str, Results]:
+    def rows(self, batch: Batch, options: Any) -> Iterator[tuple[str, Results]]:
         image = batch["image"]
         prompts = [options.prompt or text for text in captions(batch)]
         size_px = options.size or tuple(image.shape[-2:])
         drawn = self.generate(prompts, self.sample_numbers(batch), size_px, options)
-        ceiling = self.codec.to_picture(self.codec.encode(image))
-        return {"sample from caption": {"image": drawn}, "autoencoder's ceiling": {"image": ceiling}}
+        yield "sample from caption", {"image": drawn}
+        yield "autoencoder's ceiling", {"image": self.codec.to_picture(self.codec.encode(image))}

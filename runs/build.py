@@ -7,20 +7,14 @@ A config is data: no `_target_` in it may reach anything but the classes named h
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from runs.choices import nearest
 
 ROOT = Path(__file__).parents[1]
-OWN_ROOMS = (
-    "callbacks.",
-    "datamodules.",
-    "diffusion.",
-    "lightning_modules.",
-    "metrics.",
-    "networks.",
-    "reliability.",
-)
+_ROOMS = "callbacks datamodules diffusion lightning_modules metrics networks reliability"
+OWN_ROOMS = tuple(f"{room}." for room in _ROOMS.split())
 OWN_FUNCTIONS = {"networks.latent_diffusion_parts.load_vae"}
 _OTHERS = {
     "diffusers": "DDIMScheduler AutoencoderKL ControlNetModel UNet2DConditionModel UNet2DModel",
@@ -45,69 +39,66 @@ ROLES = {
 UNUSED_KEYS = ("_args_", "_convert_", "_recursive_")
 
 
+def values(node: Any, path: str) -> Iterator[tuple[Any, str]]:
+    """The node and all that it holds with their config paths, the outer ones first."""
+    yield node, path
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from values(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from values(value, f"{path}[{index}]")
+
+
+def nodes(node: Any, path: str) -> list[tuple[dict[str, Any], str]]:
+    """The dicts among `values`."""
+    return [(value, where) for value, where in values(node, path) if isinstance(value, dict)]
+
+
 def check_plain(node: Any, path: str) -> None:
-    """Refuses interpolations and everything else but plain values.
+    """Raises a ValueError with the config path for interpolations and everything else but plain values.
 
     Hydra would resolve an interpolation once more, and so reveal a target or an environment variable to a class.
-
-    Raises:
-        ValueError: with the config path.
     """
-    match node:
-        case dict():
-            for key, value in node.items():
-                check_plain(value, f"{path}.{key}" if path else str(key))
-        case list():
-            for index, value in enumerate(node):
-                check_plain(value, f"{path}[{index}]")
-        case str() if "${" in node:
-            raise ValueError(f"{path} is {_shown(node)}, an interpolation; write the value itself")
-        case None | str() | int() | float() | bytes():
-            return
-        case _:
-            raise ValueError(f"{path} is a {type(node).__name__}, expected plain values")
+    for value, where in values(node, path):
+        if isinstance(value, str) and "${" in value:
+            raise ValueError(f"{where} is {_shown(value)}, an interpolation; write the value itself")
+        if not isinstance(value, (dict, list, str, int, float, bytes, NoneType)):
+            raise ValueError(f"{where} is a {type(value).__name__}, expected plain values")
 
 
 def check_targets(node: Any, path: str) -> None:
-    """Refuses every `_target_` in a plain `node`, however deep, that is not on the allow-list.
+    """Raises a ValueError with its config path for a `_target_`, however deep, that is not on the allow-list.
 
     What can be refused by its name alone is refused before anything is imported.
-
-    Raises:
-        ValueError: with the config path of the target, or of another special key of Hydra's.
     """
-    found_nodes = list(nodes(node, path))
-    for found, where in found_nodes:
-        if "_target_" in found:
-            _check_name(found["_target_"], _key(where))
-        _check_special_keys(found, where)
-    for found, where in found_nodes:
-        if "_target_" in found:
-            _check_class(found["_target_"], where)
+    for check in (_check_keys, _check_class):
+        for found, where in nodes(node, path):
+            check(found, where)
 
 
-def nodes(node: Any, path: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """The dicts in plain values with their config paths, the outer ones first."""
-    if isinstance(node, dict):
-        yield node, path
-        for key, value in node.items():
-            yield from nodes(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from nodes(value, f"{path}[{index}]")
-
-
-def _check_name(target: Any, key: str) -> None:
+def _check_keys(node: dict[str, Any], path: str) -> None:
+    for key in UNUSED_KEYS:
+        if key in node:
+            raise ValueError(f"{path}.{key} is not used in this project; give arguments by their names")
+    if not isinstance(node.get("_partial_", False), bool):
+        raise ValueError(f"{path}._partial_ is {_shown(node['_partial_'])}, expected true or false")
+    if "_target_" not in node:
+        return
+    target = node["_target_"]
     if not isinstance(target, str):
-        raise ValueError(f"{key} is {_shown(target)}, expected the name of a class")
-    if not target.startswith(OWN_ROOMS) and target not in ALLOWED:
+        raise ValueError(f"{_key(path)} is {_shown(target)}, expected the name of a class")
+    if not (target.startswith(OWN_ROOMS) or target in ALLOWED):
         raise ValueError(
-            f"{key} is {_shown(target)}, which is not among the classes this project builds; use a class of its "
+            f"{_key(path)} is {_shown(target)}, which is not among the classes this project builds; use a class of its "
             f"own packages or one listed in runs/build.py{nearest(target, ALLOWED)}"
         )
 
 
-def _check_class(target: str, path: str) -> None:
+def _check_class(node: dict[str, Any], path: str) -> None:
+    target = node.get("_target_")
+    if target is None:
+        return
     if target not in ALLOWED and located(target) is None:
         raise ValueError(
             f"{_key(path)} is {_shown(target)}, which is no class that this project defines"
@@ -122,14 +113,6 @@ def _check_class(target: str, path: str) -> None:
 
 def _key(path: str) -> str:
     return f"{path}._target_" if path else "_target_"
-
-
-def _check_special_keys(node: dict[str, Any], path: str) -> None:
-    for key in UNUSED_KEYS:
-        if key in node:
-            raise ValueError(f"{path}.{key} is not used in this project; give arguments by their names")
-    if not isinstance(node.get("_partial_", False), bool):
-        raise ValueError(f"{path}._partial_ is {_shown(node['_partial_'])}, expected true or false")
 
 
 def located(target: str) -> Any | None:
@@ -164,12 +147,9 @@ def _file_exists(target: str) -> bool:
 def own_classes(module: str) -> list[str]:
     """Full names of the public classes and functions that a module of ours may be asked for."""
     found = vars(importlib.import_module(module))
-    classes = [
-        name for name, value in found.items() if isinstance(value, type) and value.__module__ == module
-    ]
-    return [f"{module}.{name}" for name in classes if name[0] != "_"] + [
-        name for name in OWN_FUNCTIONS if name.rpartition(".")[0] == module
-    ]
+    own = [name for name, v in found.items() if isinstance(v, type) and v.__module__ == module]
+    functions = [name for name in OWN_FUNCTIONS if name.rpartition(".")[0] == module]
+    return [f"{module}.{name}" for name in own if not name.startswith("_")] + functions
 
 
 def _own_names(target: str) -> list[str]:
@@ -186,16 +166,10 @@ def _shown(value: Any) -> str:
 
 
 def build(node: dict[str, Any], path: str, **objects: Any) -> Any:
-    """The object that a resolved config node describes; nested nodes are built first.
+    """The object that a resolved config node at a config path describes, with arguments that are objects already.
 
-    Args:
-        node: plain dict with `_target_`.
-        path: where the node stands in the config, for error texts.
-        objects: already built arguments.
-
-    Raises:
-        ValueError: a target off the allow-list, or arguments that its class refuses.
-        OSError: what reading files raised, unchanged.
+    Nested nodes are built first. Raises a ValueError for a target off the allow-list or arguments that its class
+    refuses; what reading files raised comes through unchanged.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate

@@ -1,12 +1,17 @@
-"""What every door shares: user errors become one sentence and a non-zero exit; and the launch of trainings."""
+"""The command line: what it may tell Hydra, errors of users in one sentence, and the launch of trainings."""
 
 import os
+import re
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -21,6 +26,57 @@ from runs.sweep import Outcome, check_single_process, report_failure, table
 
 # ValueError and OSError are what our code raises for what a user can mend.
 USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
+
+# Hydra builds what stands under `hydra:` (callbacks, launchers, log handlers) while it composes, before any check of
+# ours. Those settings belong to the files in conf/; the words of a command can come from a sweep's server.
+HYDRA_ALLOWED = (
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+    "hydra.sweep.subdir",
+    "hydra.sweeper.direction",
+    "hydra.sweeper.max_batch_size",
+    "hydra.sweeper.n_trials",
+    "hydra.verbose",
+    "hydra/sweeper",
+)
+HYDRA_FLAGS = {
+    "experimental_rerun": "unpickles a file, which can run code; continue a run with resume=RUN_DIR",
+    "config_path": "would read other configs than conf/; put your files into conf/experiment",
+    "config_name": "would read another config than conf/train.yaml; put your file into conf/experiment",
+    "config_dir": "would read configs that nobody checked; put your files into conf/experiment or conf/local",
+}
+
+
+def read_command_line(words: list[str]) -> Namespace:
+    """The words as Hydra's own parser reads them, after refusing what would make it build objects or read pickles.
+
+    Raises:
+        ValueError: with the word.
+        OverrideParseException: a word that is no override.
+    """
+    given = get_args_parser().parse_args(words)
+    for flag, reason in HYDRA_FLAGS.items():
+        if getattr(given, flag) is not None:
+            raise ValueError(f"--{flag.replace('_', '-')} is refused: it {reason}")
+    for change in OverridesParser.create().parse_overrides(given.overrides):
+        if _is_refused(change):
+            raise ValueError(
+                f"'{change.input_line}' is refused: of Hydra's own settings a command may set "
+                f"{', '.join(HYDRA_ALLOWED)}; the others belong into conf/train.yaml"
+            )
+    return given
+
+
+def _is_refused(change: Override) -> bool:
+    """Whether a word reaches into `hydra:`, but for one plain value of the allowed keys.
+
+    Folders may be interpolated; a sweeper is built from its settings, so that there an interpolation is not.
+    """
+    key, package, value = change.key_or_group, change.package or "", change.value()
+    if not any(re.match(r"hydra([./]|$)", place) for place in (key, package)):
+        return False
+    is_plain = isinstance(value, (str, int, float, bool)) and (key.endswith("dir") or "${" not in str(value))
+    return key not in HYDRA_ALLOWED or package.startswith("hydra") or not is_plain
 
 
 def run_door(main: Callable[[], None]) -> None:
@@ -70,14 +126,14 @@ class Launch:
         self.error: Exception | None = None
         self.outcomes: list[Outcome] = []
 
-    def resume(self) -> bool:
+    def resume(self, overrides: list[str], multirun: bool) -> bool:
         """Whether the command line has `resume=RUN_DIR`, which needs no composing."""
-        run_dir = resume_request(_overrides())
+        run_dir = resume_request(overrides)
         if run_dir is None:
             return False
-        if {"-m", "--multirun"} & set(sys.argv):
+        if multirun:
             raise ValueError("resume=RUN_DIR continues one run; leave out -m, or use resume=auto for a sweep")
-        self.job = resumed_job(run_dir, _overrides())
+        self.job = resumed_job(run_dir, overrides)
         return True
 
     def add(self, config: DictConfig) -> float | None:
@@ -85,18 +141,14 @@ class Launch:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return self._sweep_job(config)
         try:
-            check_processes(_overrides())
+            check_processes(list(HydraConfig.get().overrides.task))
             self.job = new_job(_placed(config))
         except USER_ERRORS as error:
             self.error = error  # raised in here, Hydra would print a line of its own
         return None
 
     def run(self) -> None:
-        """Trains the waiting job, or ends a sweep with its table.
-
-        Raises:
-            SystemExit: 1 if a job of the sweep failed.
-        """
+        """Trains the waiting job, or ends a sweep with its table, and with exit code 1 if a job of it failed."""
         if self.error is not None:
             raise self.error
         if self.job is not None:
@@ -105,7 +157,7 @@ class Launch:
             train(self.job)
         if self.outcomes:
             sys.stdout.write(f"\n{table(self.outcomes)}\n")
-            if any(outcome.failed for outcome in self.outcomes):
+            if any(outcome.status != "finished" for outcome in self.outcomes):
                 sys.exit(1)
 
     def _sweep_job(self, config: DictConfig) -> float:
@@ -121,10 +173,8 @@ class Launch:
             from runs.training import train
 
             loss = train(new_job(plain)).get("val/loss")
-        except USER_ERRORS as error:
-            status = report_failure(error, number, overrides, expected=True)
         except Exception as error:
-            status = report_failure(error, number, overrides, expected=False)
+            status = report_failure(error, number, overrides, expected=isinstance(error, USER_ERRORS))
         self.outcomes.append(Outcome(number, overrides, status, loss))
         return float("nan") if loss is None else loss
 

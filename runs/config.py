@@ -9,9 +9,10 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from lightning_utilities.core.apply_func import apply_to_collection
 from omegaconf import DictConfig, OmegaConf
 
-from runs.build import check_plain
+from runs.build import check_plain, values
 from runs.choices import groups, is_typo, nearest_key, options
 from runs.moved import upgraded
 from runs.schema import accepts, check_config
@@ -27,11 +28,7 @@ OmegaConf.register_new_resolver("stamp", stamp, replace=True)
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """The config as checked plain values with an absolute run folder.
-
-    Raises:
-        ValueError: no experiment, a missing value, an unknown key, a wrong type or target.
-    """
+    """The config as checked plain values with an absolute run folder."""
     if config.get("module") is None:
         raise ValueError(
             f"no experiment chosen; add experiment=NAME with one of: {', '.join(options('experiment'))}"
@@ -52,16 +49,10 @@ def with_run_dir(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     """A copy in which `run_dir` and every value that starts with the old one are moved to another folder."""
     old, new = str(config["run_dir"]), str(run_dir.absolute())
 
-    def moved(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: moved(v) for k, v in value.items()}
-        if isinstance(value, list):
-            return [moved(v) for v in value]
-        if isinstance(value, str) and (value == old or value.startswith(old + "/")):
-            return new + value[len(old) :]
-        return value
+    def moved(text: str) -> str:
+        return new + text.removeprefix(old) if text == old or text.startswith(old + "/") else text
 
-    return moved(config)
+    return apply_to_collection(config, str, moved)
 
 
 def comparable_text(config: dict[str, Any]) -> str:
@@ -70,49 +61,37 @@ def comparable_text(config: dict[str, Any]) -> str:
 
 
 def load_config(run_dir: Path) -> dict[str, Any]:
-    """The saved config of a run, with its paths moved if the folder was.
-
-    Raises:
-        FileNotFoundError: no such folder, or no config.yaml in it.
-        ValueError: the file is damaged.
-    """
+    """The saved config of a run, with its paths moved if the folder was."""
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(
             f"{run_dir} is no run folder: it has no config.yaml; give outputs/EXPERIMENT/DATE_TIME"
         )
-    config = read_config(path)
-    if "run_dir" not in config:
-        raise ValueError(f"{path} is not the config of a run: it has no run_dir")
-    return with_run_dir(config, run_dir)
+    return with_run_dir(read_config(path, run_dir=str), run_dir)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A saved config as plain values, with today's names. It may come from anybody: nothing in it is resolved or built.
+def read_config(path: Path, **needed: type) -> dict[str, Any]:
+    """A saved config with the needed keys as plain values, with today's names.
 
-    Raises:
-        ValueError: the file is damaged, or holds interpolations or objects.
+    It may come from anybody: nothing in it is resolved or built.
     """
     try:
         config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except Exception as error:  # YAML's and OmegaConf's errors have no common class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read: {reason}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not the config of a run")
     try:
         check_plain(config, "")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    for key, kind in needed.items():
+        if not (isinstance(config, dict) and isinstance(config.get(key), kind)):
+            raise ValueError(f"{path} is not the config of a run: it has no {key}")
     return upgraded(config)
 
 
 def override(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """A saved config with `key=value` changes in Hydra's notation, checked like a fresh one.
-
-    Raises:
-        ValueError: an unknown key, a config group, a deletion, a wrong type.
-    """
+    """A saved config with `key=value` changes in Hydra's notation, checked like a fresh one."""
     changed = OmegaConf.create(config)
     OmegaConf.set_struct(changed, True)
     for change in OverridesParser.create().parse_overrides(overrides):
@@ -139,13 +118,7 @@ def _apply(changed: DictConfig, change: Override, config: dict[str, Any]) -> Non
     OmegaConf.update(changed, key, change.value(), merge=True, force_add=True)
 
 
-def dotted_keys(config: Any, prefix: str = "") -> list[str]:
+def dotted_keys(config: Any) -> list[str]:
     """All keys of nested dicts as a.b.c, without _target_ and its like."""
-    if not isinstance(config, dict):
-        return []
-    found: list[str] = []
-    for key, value in config.items():
-        if str(key).startswith("_"):
-            continue
-        found += [f"{prefix}{key}", *dotted_keys(value, f"{prefix}{key}.")]
-    return found
+    paths = [path for _, path in values(config, "") if path and "[" not in path]
+    return [path for path in paths if not path.rpartition(".")[2].startswith("_")]

@@ -29,14 +29,16 @@ def last_checkpoint(run_dir: Path) -> Path:
     return run_dir / "checkpoints" / "last.ckpt"
 
 
+def best_checkpoint(run_dir: Path) -> Path | None:
+    """The best weights of a run, or the last where no best ones were kept."""
+    places = (run_dir / "checkpoints" / "best.ckpt", last_checkpoint(run_dir))
+    return next((path for path in places if path.is_file()), None)
+
+
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether a run kept any checkpoint to go on from; a file of another name beside them is none of its own."""
-    names = (
-        "last.ckpt",
-        "previous.ckpt",
-        "best.ckpt",
-    )  # what reliability.checkpoint_io.newest_whole looks at
-    return any((run_dir / "checkpoints" / name).is_file() for name in names)
+    kinds = ("last", "previous", "best")  # what reliability.checkpoint_io.newest_whole looks at
+    return any((run_dir / "checkpoints" / f"{kind}.ckpt").is_file() for kind in kinds)
 
 
 def has_only_beginnings(run_dir: Path) -> bool:
@@ -67,7 +69,8 @@ def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[Path]:
         with run_log(None, info=False):
             yield run_dir
         return
-    _make(run_dir, exists)
+    if not exists:
+        _make(run_dir)
     with _held(run_dir), run_log(run_dir / "train.log"):
         try:
             # The status comes first: another process that saw "finished" beside the new config would leave with 0.
@@ -86,9 +89,7 @@ def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[Path]:
             os.environ.pop(RUN_DIR_VARIABLE, None)
 
 
-def _make(run_dir: Path, exists: bool) -> None:
-    if exists:
-        return
+def _make(run_dir: Path) -> None:
     try:
         run_dir.mkdir(parents=True)
     except FileExistsError as error:
@@ -151,18 +152,11 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: metadata.version(name) for name in PACKAGES},
         "git_commit": _git("rev-parse", "HEAD"),
         "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _git(*arguments: str) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import ConfigMixin
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import nn
 
 from callbacks.ema import average_from_checkpoint
@@ -13,6 +14,7 @@ from lightning_modules.base import TranslationModule
 from reliability.checkpoint_io import read_checkpoint
 from runs.build import build, check_targets, located
 from runs.config import read_config
+from runs.folder import best_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PRETRAINED = REPOSITORY / "pretrained"
@@ -20,11 +22,10 @@ PRETRAINED = REPOSITORY / "pretrained"
 
 @dataclass(frozen=True)
 class Run:
-    """A trained module and where it came from."""
+    """A trained module with the config of its training."""
 
     module: TranslationModule
     config: dict[str, Any]
-    source: Path  # checkpoint file, or folder of an export or a shipped model
     num_steps: int | None = None  # optimiser steps that the weights took; None of an export
 
 
@@ -50,15 +51,11 @@ def load_run(source: str) -> Run:
     else:
         num_steps = _load_checkpoint(module, place)
     module.working_px = config.get("datamodule", {}).get("size_px")
-    return Run(module.eval(), config, place, num_steps)
+    return Run(module.eval(), config, num_steps)
 
 
 def module_class(source: str) -> type[TranslationModule]:
-    """The class of a run's module, from its config alone: no weights are read.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_run`.
-    """
+    """The class of a run's module, from its config alone: no weights are read."""
     place, config = _configured(source)
     node = config["module"]
     check_targets(node, "module")
@@ -70,11 +67,7 @@ def module_class(source: str) -> type[TranslationModule]:
 
 
 def locate(source: str) -> Path:
-    """A checkpoint file, or the folder of an export or a shipped model.
-
-    Raises:
-        FileNotFoundError: neither, with the shipped names.
-    """
+    """A checkpoint file, or the folder of an export or a shipped model."""
     path = Path(source)
     if path.is_file():
         return path
@@ -86,9 +79,8 @@ def locate(source: str) -> Path:
         raise FileNotFoundError(
             f"run={source}: no such run folder or checkpoint; shipped models are: {names}"
         )
-    for name in ("best.ckpt", "last.ckpt"):
-        if (path / "checkpoints" / name).is_file():
-            return path / "checkpoints" / name
+    if found := best_checkpoint(path):
+        return found
     if any(path.glob("*/*.safetensors")):
         return path
     raise FileNotFoundError(f"run={source} holds no checkpoints/best.ckpt or last.ckpt; train it first")
@@ -96,13 +88,12 @@ def locate(source: str) -> Path:
 
 def resolve_shipped_paths(node: Any) -> Any:
     """The config node with relative model paths (`pretrained/NAME`) made to work from any folder."""
-    if isinstance(node, dict):
-        return {key: resolve_shipped_paths(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [resolve_shipped_paths(value) for value in node]
-    if isinstance(node, str) and node.startswith("pretrained/") and not Path(node).exists():
-        return str(REPOSITORY / node)
-    return node
+
+    def from_anywhere(text: str) -> str:
+        is_shipped = text.startswith("pretrained/") and not Path(text).exists()
+        return str(REPOSITORY / text) if is_shipped else text
+
+    return apply_to_collection(node, str, from_anywhere)
 
 
 def load_exported(module: TranslationModule, folder: Path) -> None:
@@ -138,19 +129,15 @@ def _configured(source: str) -> tuple[Path, dict[str, Any]]:
         raise FileNotFoundError(
             f"{config_file} is missing; run= takes the folder that train.py wrote, with its config.yaml"
         )
-    config = read_config(config_file)
-    if not isinstance(config.get("module"), dict) or not isinstance(config.get("seed"), int):
-        raise ValueError(f"{config_file} is not the config of a run: it has no module or no seed")
-    return place, config
+    return place, read_config(config_file, module=dict, seed=int)
 
 
 def _load_checkpoint(module: TranslationModule, path: Path) -> int | None:
     checkpoint = read_checkpoint(path)
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"], strict=False)
-    average = average_from_checkpoint(checkpoint)
     parameters = dict(module.named_parameters())
     with torch.no_grad():
-        for name, value in average.items():
+        for name, value in average_from_checkpoint(checkpoint).items():
             parameters[name].copy_(value)
     return checkpoint.get("global_step")

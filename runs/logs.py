@@ -42,6 +42,7 @@ class _ScreenFormatter(logging.Formatter):
 @contextmanager
 def run_log(path: Path | None, *, info: bool = True) -> Iterator[None]:
     """Sends the log to the screen and, if given, to a file; with info=False the screen shows warnings only."""
+    quiet_libraries()
     screen = logging.StreamHandler(sys.stderr)
     screen.setFormatter(_ScreenFormatter())
     screen.setLevel(logging.INFO if info else logging.WARNING)

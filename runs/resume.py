@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reliability.main_process import RUN_DIR_VARIABLE, is_main_process
+from runs.build import values
 from runs.config import load_config, override, stamp, with_run_dir
 from runs.folder import has_checkpoint, has_only_beginnings, is_held, last_checkpoint, short, status
 
@@ -15,20 +16,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A training to do.
+    """A training to do."""
 
-    Attributes:
-        config: resolved.
-        resume_from: the checkpoint of its own folder that it goes on from; a folder of checkpoints means the newest
-            whole one in it.
-        folder_exists: whether the run folder is there already.
-        finished: nothing is left to do.
-    """
-
-    config: dict[str, Any]
-    resume_from: Path | None = None
+    config: dict[str, Any]  # resolved
+    resume_from: Path | None = None  # its own checkpoint; a folder means the newest whole one in it
     folder_exists: bool = False
-    finished: bool = False
+    finished: bool = False  # nothing is left to do
 
 
 def resume_request(overrides: list[str]) -> Path | None:
@@ -38,32 +31,28 @@ def resume_request(overrides: list[str]) -> Path | None:
 
 
 def resumed_job(run_dir: Path, overrides: list[str]) -> Job:
-    """The run of a folder with further overrides.
-
-    Raises:
-        FileNotFoundError: no run folder, or one without a checkpoint.
-        ValueError: a wrong override, or a run that has nothing left to do.
-    """
+    """The run of a folder with further overrides."""
     saved = load_config(run_dir)
     config = override(saved, [o for o in overrides if not o.startswith("resume=")])
-    named = _named_checkpoint(config, saved)
-    checkpoint = named or last_checkpoint(run_dir.absolute())
+    checkpoint = last_checkpoint(run_dir.absolute())
+    # Another one is named where last.ckpt is damaged, such as previous.ckpt.
+    if config["ckpt_path"] not in (None, saved["ckpt_path"]):
+        _check_checkpoint(config)
+        checkpoint = Path(config["ckpt_path"])
     if not checkpoint.is_file():
         raise FileNotFoundError(
             f"{run_dir} wrote no checkpoint yet, so there is nothing to continue; start it again without resume="
         )
-    length = config["trainer"].get("max_steps")
-    if status(run_dir) == "finished" and length == saved["trainer"].get("max_steps"):
+    if _is_done(run_dir, config, saved):
+        length = config["trainer"].get("max_steps")
         raise ValueError(f"{run_dir} is finished; train it further with trainer.max_steps above {length}")
     return Job(config | {"ckpt_path": saved["ckpt_path"]}, checkpoint, folder_exists=True)
 
 
-def _named_checkpoint(config: dict[str, Any], saved: dict[str, Any]) -> Path | None:
-    """The file of `resume=RUN_DIR ckpt_path=FILE`, such as previous.ckpt where last.ckpt is damaged."""
-    if config["ckpt_path"] in (None, saved["ckpt_path"]):
-        return None
-    _check_checkpoint(config)
-    return Path(config["ckpt_path"])
+def _is_done(run_dir: Path, config: dict[str, Any], saved: dict[str, Any]) -> bool:
+    """Whether a run finished at the length that the config asks for."""
+    same_length = config["trainer"].get("max_steps") == saved["trainer"].get("max_steps")
+    return status(run_dir) == "finished" and same_length
 
 
 def new_job(config: dict[str, Any]) -> Job:
@@ -89,8 +78,7 @@ def _continued(config: dict[str, Any]) -> Job:
         saved = load_config(run_dir)  # before the status, which the main process of a new start writes first
         if _comparable(saved) != _comparable(config):
             raise ValueError(f"{short(run_dir)} holds a run with another config; choose another run_dir")
-        same_length = config["trainer"].get("max_steps") == saved["trainer"].get("max_steps")
-        finished = status(run_dir) == "finished" and same_length
+        finished = _is_done(run_dir, config, saved)
         if not finished and not has_checkpoint(run_dir):
             _check_curve(run_dir, saved)
         return Job(config, _checkpoints(run_dir), folder_exists=True, finished=finished)
@@ -107,11 +95,7 @@ def _checkpoints(run_dir: Path) -> Path | None:
 
 
 def _check_curve(run_dir: Path, saved: dict[str, Any]) -> None:
-    """Refuses to start over where checkpoints were lost; a run killed before its first one may start again.
-
-    Raises:
-        ValueError: the curve goes beyond the step at which the first checkpoint was written.
-    """
+    """Refuses to start over where checkpoints were lost; a run killed before its first one may start again."""
     from callbacks.csv_logger import AppendingCSVLogger  # Lightning takes seconds to import, and this is rare
 
     every_n_steps = ((saved["callbacks"] or {}).get("last") or {}).get("every_n_steps")
@@ -156,13 +140,13 @@ def newest_unfinished(config: dict[str, Any]) -> Path | None:
     return None
 
 
-def _first_difference(one: Any, other: Any, key: str = "") -> str:
-    """The dotted key at which two configs that differ do so first."""
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return key
-    keys = [*one, *(k for k in other if k not in one)]
-    name = next(k for k in keys if k not in one or k not in other or one[k] != other[k])
-    return _first_difference(one.get(name), other.get(name), f"{key}.{name}" if key else str(name))
+def _first_difference(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """The config path at which two configs that differ do so first."""
+    ours, theirs = (
+        {path: value for value, path in values(config, "") if not isinstance(value, dict)}
+        for config in (one, other)
+    )
+    return next((k for k in [*ours, *theirs] if ours.get(k, ...) != theirs.get(k, ...)), "config")
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
@@ -178,11 +162,7 @@ def _check_checkpoint(config: dict[str, Any]) -> None:
 
 
 def check_processes(overrides: list[str]) -> None:
-    """Processes that a launcher started cannot agree on a folder's name by themselves.
-
-    Raises:
-        ValueError: several processes and neither run_dir=DIR nor resume=RUN_DIR.
-    """
+    """Processes that a launcher started cannot agree on a folder's name by themselves."""
     count = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or "1"
     started_outside = int(count) > 1 and RUN_DIR_VARIABLE not in os.environ
     named = any(o.startswith("run_dir=") for o in overrides) or resume_request(overrides) is not None

@@ -23,11 +23,7 @@ _SCALARS: dict[str, Any] = {
 
 
 def check_config(config: dict[str, Any]) -> None:
-    """Refuses unknown keys, values of a wrong type and targets that are not on the allow-list.
-
-    Raises:
-        ValueError: with the config path, the value and the nearest names.
-    """
+    """Raises a ValueError for unknown keys, values of a wrong type and targets that are not on the allow-list."""
     known = train_keys()
     for key in config:
         if key not in known:
@@ -44,12 +40,9 @@ def check_config(config: dict[str, Any]) -> None:
 
 def accepts(config: Any, path: str) -> bool:
     """Whether the class at the parent of `path` takes a key that the config leaves out."""
-    node = config
-    *parents, name = path.split(".")
-    for part in parents:
-        node = node.get(part) if isinstance(node, dict) else None
-    target = node.get("_target_") if isinstance(node, dict) else None
-    found = located(target) if isinstance(target, str) else None
+    parent, _, name = path.rpartition(".")
+    node = next((node for node, where in nodes(config, "") if where == parent), {})
+    found = located(str(node.get("_target_")))
     return found is not None and name in arguments(found)[0]
 
 

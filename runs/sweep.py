@@ -1,6 +1,7 @@
 """Several trainings of one command: none is lost because another fails, and the end shows them all."""
 
 import os
+import re
 import sys
 import traceback
 from dataclasses import dataclass
@@ -15,12 +16,8 @@ class Outcome:
 
     number: int
     overrides: list[str]
-    status: str
+    status: str  # "finished" or why it failed
     loss: float | None = None
-
-    @property
-    def failed(self) -> bool:
-        return self.status != "finished"
 
 
 def report_failure(error: Exception, number: int, overrides: list[str], expected: bool) -> str:
@@ -39,34 +36,18 @@ def table(outcomes: list[Outcome]) -> str:
     for o in outcomes:
         own = " ".join(change for change in o.overrides if change not in common)
         rows.append((str(o.number), own, "-" if o.loss is None else f"{o.loss:.5g}", o.status))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows
-    )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def check_single_process(config: dict[str, Any]) -> None:
-    """A sweep's job may not start further processes: they would run the whole sweep again.
-
-    Raises:
-        ValueError: more than one device or machine without an outside launcher.
-    """
-    for key, count in (("devices", _num_devices(config["trainer"].get("devices", 1))), ("num_nodes", None)):
-        given = config["trainer"].get(key, 1)
-        if "WORLD_SIZE" not in os.environ and (given if count is None else count) != 1:
+    """A sweep's job may not start further processes: they would run the whole sweep again."""
+    trainer = config["trainer"]
+    # As Lightning reads them: 1 and "1" are counts, [0] and "0," name the devices.
+    is_one_device = re.fullmatch(r"1|\[\d+\]|\d+,", str(trainer.get("devices", 1)))
+    for key, is_one in (("devices", is_one_device), ("num_nodes", trainer.get("num_nodes", 1) == 1)):
+        if "WORLD_SIZE" not in os.environ and not is_one:
             raise ValueError(
-                f"a sweep (-m) trains each job in one process, but trainer.{key} is {given}: each further process would "
-                f"run the whole sweep again; set trainer.{key}=1, or start the jobs one by one without -m"
+                f"a sweep (-m) trains each job in one process, but trainer.{key} is {trainer[key]}: each further process "
+                f"would run the whole sweep again; set trainer.{key}=1, or start the jobs one by one without -m"
             )
-
-
-def _num_devices(devices: Any) -> int:
-    """How many devices Lightning's `devices` names; -1 for as many as there are.
-
-    A number as text is a count ("2"), and a list is one of indices ([0], "0,").
-    """
-    if isinstance(devices, str) and "," in devices:
-        devices = [index for index in devices.split(",") if index.strip()]
-    if isinstance(devices, list):
-        return len(devices)
-    return -1 if devices in (None, "auto") else int(devices)

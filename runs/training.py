@@ -26,9 +26,9 @@ from reliability.same_config import wait_for_all_ranks
 from reliability.stop_signals import StopSignals
 from runs.build import build
 from runs.config import comparable_text
-from runs.folder import run_folder, short
+from runs.folder import best_checkpoint, run_folder, short
 from runs.load import resolve_shipped_paths
-from runs.logs import quiet_libraries, run_log
+from runs.logs import run_log
 from runs.resume import Job
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,6 @@ def train(job: Job) -> dict[str, float]:
         ValueError, OSError: what the config or the data get wrong, in one sentence.
         SystemExit: 130 after Ctrl-C and 143 after SIGTERM, with the last complete step saved.
     """
-    quiet_libraries()
     config = job.config
     if job.finished:
         return _finished_figures(Path(config["run_dir"]))
@@ -88,11 +87,7 @@ def _start(job: Job) -> Path | str | None:
 def parts(
     config: dict[str, Any], *watching: Callback
 ) -> tuple[TranslationModule, LightningDataModule, Trainer]:
-    """Module, data module and trainer of a resolved config, seeded; `watching` callbacks come first.
-
-    Raises:
-        ValueError, OSError: what they refuse.
-    """
+    """Module, data module and trainer of a resolved config, seeded; `watching` callbacks come first."""
     seed_everything(config["seed"], verbose=False)
     datamodule: LightningDataModule = build(config["datamodule"], "datamodule")
     module = build_module(config)
@@ -109,12 +104,9 @@ def parts(
     loggers = [build(node, f"logger.{k}") for k, node in (config["logger"] or {}).items() if node]
     trainer: Trainer = build(config["trainer"], "trainer", callbacks=callbacks, logger=loggers)
     check_names(trainer)
-    counts = {
-        wanted: sum(p.numel() for p in module.parameters() if p.requires_grad is wanted)
-        for wanted in (True, False)
-    }
-    name, trained, frozen = type(module).__name__, counts[True] / 1e6, counts[False] / 1e6
-    log.info("%s: %.2f M trained, %.2f M frozen parameters", name, trained, frozen)
+    total = sum(p.numel() for p in module.parameters()) / 1e6
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
+    log.info("%s: %.2f M trained, %.2f M frozen parameters", type(module).__name__, trained, total - trained)
     return module, datamodule, trainer
 
 
@@ -134,7 +126,7 @@ def _figures(trainer: Trainer) -> dict[str, float]:
 def _test(
     trainer: Trainer, module: TranslationModule, datamodule: LightningDataModule, run_dir: Path
 ) -> dict[str, float]:
-    """Figures of the test split with the best weights, or the last where no best ones were kept."""
+    """Figures of the test split with the best weights."""
     if not is_overridden("test_step", module) or trainer.fast_dev_run:
         return {}
     try:
@@ -142,8 +134,7 @@ def _test(
     except (ValueError, OSError) as error:
         log.info("no test: %s", error)
         return {}
-    folder = run_dir / "checkpoints"
-    kept = next((p for p in (folder / "best.ckpt", folder / "last.ckpt") if p.is_file()), None)
+    kept = best_checkpoint(run_dir)
     trainer.test(module, datamodule=datamodule, ckpt_path=kept, weights_only=True, verbose=False)
     return _figures(trainer)
 

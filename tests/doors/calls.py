@@ -1,11 +1,11 @@
 """The doors called with words as a user gives them."""
 
+from pathlib import Path
 from typing import Any
 
 from doors.compare import compare, evaluate
 from doors.options import CompareOptions, EvaluateOptions, PredictOptions, parse
 from doors.predict import predict
-from doors.report import Report
 
 
 def words(settings: dict[str, Any], *others: str) -> list[str]:
@@ -18,9 +18,9 @@ def predicted(**settings: Any) -> int:
     return predict(found.door, found.method)
 
 
-def evaluated(*others: str, **settings: Any) -> Report:
+def evaluated(*others: str, **settings: Any) -> Path:
     return evaluate(parse(EvaluateOptions, words(settings, *others), "evaluate.py"))
 
 
-def compared(*others: str, **settings: Any) -> Report:
+def compared(*others: str, **settings: Any) -> Path:
     return compare(parse(CompareOptions, words(settings, *others), "compare.py"))

@@ -68,8 +68,8 @@ def test_predict_takes_the_scale_that_it_logs(runs, tmp_path, caplog):
 
 def test_evaluate_reports_the_ranker(runs, tmp_path, caplog):
     caplog.set_level("INFO")
-    report = evaluated(**runs, split="val", limit=2, device="cpu", output=tmp_path, chroma="auto")
-    found = json.loads((report.folder / "metrics.json").read_text())
+    folder = evaluated(**runs, split="val", limit=2, device="cpu", output=tmp_path, chroma="auto")
+    found = json.loads((folder / "metrics.json").read_text())
     (method,) = found["methods"].values()
     assert (method["options"]["chroma"], method["options"]["ranker"]) == ("auto", runs["ranker"])
     drawn = [m for m in caplog.messages if m.startswith("chroma=auto: ") and m.count(" x ") == 2]

@@ -4,8 +4,11 @@ import json
 import statistics
 
 import pytest
+import torch
 
 from doors.compare import Plan, parse_methods, vary
+from doors.measure import Row
+from tasks.colorization import Colorization
 from tests.doors import calls
 from tests.doors.runs import save_runs
 from tests.runs.saved_runs import save_autoencoder, save_ranker
@@ -18,8 +21,8 @@ def runs(tmp_path_factory):
 
 def compared(tmp_path, methods, **settings):
     words = {"methods": methods, "output": tmp_path / "out", "split": "val", "limit": 5, "device": "cpu"}
-    report = calls.compared(**(words | settings))
-    return json.loads((report.folder / "metrics.json").read_text()), report
+    folder = calls.compared(**(words | settings))
+    return json.loads((folder / "metrics.json").read_text()), folder
 
 
 def test_methods_are_names_of_runs_with_options():
@@ -30,13 +33,13 @@ def test_methods_are_names_of_runs_with_options():
         Plan("B", ["z"], {"seed": "1", "steps": "5", "chroma": "0.6"}),
     ]
     assert vary(Plan("A", ["x"], {"seed": "1"}), "steps=1,5") == [
-        Plan("A, steps=1", ["x"], {"seed": "1", "steps": "1"}, "A", 1.0),
-        Plan("A, steps=5", ["x"], {"seed": "1", "steps": "5"}, "A", 5.0),
+        Plan("A, steps=1", ["x"], {"seed": "1", "steps": "1"}, "A", 1.0, further_rows=True),
+        Plan("A, steps=5", ["x"], {"seed": "1", "steps": "5"}, "A", 5.0, further_rows=False),
     ]
 
 
 def test_several_trainings_are_one_row_with_their_spread(runs, tmp_path, capsys):
-    found, report = compared(tmp_path, f"Control={runs['controlnet']}; Walk={runs['walk']}|{runs['walk_b']}")
+    found, folder = compared(tmp_path, f"Control={runs['controlnet']}; Walk={runs['walk']}|{runs['walk_b']}")
     rows = found["results"]
     assert [name for name in rows if "," not in name] == ["Control", "Walk", "grey", "mean colour"]
     alone = [compared(tmp_path / n, f"W={runs[n]}", seed=0)[0]["results"]["W"] for n in ("walk", "walk_b")]
@@ -53,19 +56,32 @@ def test_several_trainings_are_one_row_with_their_spread(runs, tmp_path, capsys)
     assert found["methods"]["Walk"]["runs"] == [runs["walk"], runs["walk_b"]]
     assert found["costs"]["Control"]["evaluations"] == 4  # two steps with guidance
     assert found["costs"]["Walk"]["evaluations"] == 3
-    page = (report.folder / "index.html").read_text()
+    page = (folder / "index.html").read_text()
     assert page.count("<img ") == 5 * (len(rows) + 1)  # and the truth
     assert "://" not in page
     assert "Walk" in capsys.readouterr().out
 
 
+def test_a_metric_that_one_training_lacks_is_left_out():
+    image = torch.rand(2, 3, 16, 16)
+    batch = {"image": image, "index": torch.arange(2)}
+    row = Row("W")
+    for number in (0, 1):
+        row.add(number, Colorization(), {"image": image * 0.9}, batch, [])
+    del row.scores[1]._metrics["psnr"]
+    assert "ssim" in row.figures()
+    assert "psnr" not in row.figures()
+
+
 def test_a_curve_has_a_row_for_each_value(runs, tmp_path):
-    found, report = compared(tmp_path, f"Walk={runs['walk']}", vary="steps=1,3", limit=3)
+    found, folder = compared(tmp_path, f"Walk={runs['walk']}", vary="steps=1,3", limit=3)
     own = compared(tmp_path / "own", f"Walk={runs['walk']}@steps=3", limit=3)[0]["results"]["Walk"]
     assert found["results"]["Walk, steps=3"] == own
     assert found["results"]["Walk, steps=1"] != own
+    beside = ["Walk, steps=1, caption as prompt", "Walk, steps=1, autoencoder's ceiling"]
+    assert [name for name in found["results"] if name.count(",") > 1] == beside  # once for the whole curve
     assert [found["costs"][f"Walk, steps={n}"]["evaluations"] for n in (1, 3)] == [1, 3]
-    page = (report.folder / "index.html").read_text()
+    page = (folder / "index.html").read_text()
     assert page.count("<svg ") == len(own)
     assert page.count("<polyline ") == len(own)
 

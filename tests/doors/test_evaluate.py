@@ -1,6 +1,7 @@
 """evaluate.py on a tiny colorizer: the report, the baselines beside it, and what it refuses."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -16,8 +17,8 @@ def run_dir(tmp_path_factory):
 
 def evaluated(run_dir, output, *overrides, **settings):
     words = {"run": run_dir, "output": output, "split": "val", "limit": 6, "device": "cpu"}
-    report = calls.evaluated(*overrides, **(words | settings))
-    return json.loads((report.folder / "metrics.json").read_text())
+    folder = calls.evaluated(*overrides, **(words | settings))
+    return json.loads((folder / "metrics.json").read_text())
 
 
 def test_the_report_names_protocol_counts_spread_baselines_and_what_was_skipped(run_dir, tmp_path, capsys):
@@ -42,12 +43,28 @@ def test_the_report_names_protocol_counts_spread_baselines_and_what_was_skipped(
         assert name in rows["grey"] or len(report["skipped"][name]) > 20
     assert report["costs"]["no prompt"]["evaluations"] == 4  # two steps with guidance
     assert report["costs"]["no prompt"]["seconds"] > 0
+    assert report["run"] == str(run_dir)
     with Image.open(tmp_path / "samples.png") as sheet:
         assert sheet.width > 6 * 128
-    assert "autoencoder&#x27;s ceiling" in (tmp_path / "index.html").read_text()
     shown = capsys.readouterr().out
     assert "mean colour" in shown
+    tables = [line for line in shown.splitlines() if line.startswith("|")]
+    assert max(map(len, tables)) < 150
+    assert sum(line.startswith("| no prompt ") for line in tables) == 2  # figures, and costs below them
     assert all(f"skipped {name}: " in shown for name in report["skipped"])
+
+
+def test_the_page_shows_baselines_methods_and_the_truth_in_this_order(run_dir, tmp_path):
+    evaluated(run_dir, tmp_path, limit=2)
+    text = (tmp_path / "index.html").read_text()
+    pictures = text.partition("<h2>Pictures</h2>")[2]
+    heads = re.findall(r'<th scope="col">([^<]*)</th>', pictures)
+    ours = ["no prompt", "caption as prompt", "autoencoder&#x27;s ceiling"]
+    assert heads == ["grey", "mean colour", *ours, "truth"]
+    assert "Protocol: task=colorization, lpips_net=alex, protocol=own, " in text
+    assert "None" not in text
+    assert text.index("<h2>Figures</h2>") < text.index("<h2>Costs</h2>")
+    assert ".figures td { white-space: nowrap; }" in text
 
 
 def test_the_figures_repeat_and_the_protocol_changes_them(run_dir, tmp_path):
@@ -88,6 +105,7 @@ def test_photos_without_captions_are_coloured_too(run_dir, tmp_path):
         ({"stpes": 3}, (), "ColorizeControlNet takes no stpes=; did you mean 'steps'?"),
         ({"spilt": "val"}, (), "ColorizeControlNet takes no spilt=; did you mean 'split'?"),
         ({"limit": 0}, (), "limit=0"),
+        ({"num_samples": 3}, (), "num_samples=3 has no effect here, as each row is measured by one sample"),
         ({}, ("datamodule.rot=x",), "unknown key 'datamodule.rot'"),
         ({}, ("datamodule=pictures",), "pictures"),
         ({}, ("trainer=cpu.x",), "trainer"),

@@ -143,6 +143,15 @@ def test_help_of_a_run_lists_its_methods_options(tmp_path, capsys):
     assert "ranker_network" not in shown
 
 
+def test_help_of_compared_methods_lists_their_options_once(tmp_path, capsys):
+    run_dir = save_colorizer(tmp_path, sd=False)
+    with pytest.raises(SystemExit):
+        parse(CompareOptions, [f"methods=A={run_dir}; B={run_dir}@steps=2", "--help"], USAGE)
+    shown = capsys.readouterr().out
+    assert shown.count("Options of ColorizeControlNet:") == 1
+    assert "\n  chroma " in shown
+
+
 @pytest.mark.parametrize("program", ["predict", "evaluate", "compare", "export"])
 def test_help_imports_no_torch(program):
     code = f"import sys, {program}; sys.argv = ['{program}.py', '--help']\ntry:\n  {program}.main()\nexcept SystemExit: sys.exit('torch' in sys.modules)"

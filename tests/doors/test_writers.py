@@ -16,7 +16,7 @@ from doors.writers import WRITERS, write_png
 
 
 def pixels(height: int, width: int, channels: int, dtype: str) -> np.ndarray:
-    """Smooth and noisy parts, so that each filter of PNG is chosen somewhere."""
+    """Smooth and noisy parts."""
     generator = np.random.default_rng(0)
     ramp = np.add.outer(np.arange(height) * 7, np.arange(width) * 3)[..., None] * np.ones(channels, int)
     noise = generator.integers(0, np.iinfo(dtype).max, (height, width, channels), endpoint=True)

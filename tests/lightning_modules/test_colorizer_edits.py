@@ -279,7 +279,7 @@ def test_a_ranker_chooses_for_each_drawn_result_of_a_photo(caplog):
 def test_evaluation_lets_the_ranker_choose_at_the_working_size():
     module, batch = bridge(), astronaut_batch()
     found, fixed = (
-        module.rows(batch, module.Options(short_px=16, **choice))["no prompt"]["image"]
+        dict(module.rows(batch, module.Options(short_px=16, **choice)))["no prompt"]["image"]
         for choice in (
             {"chroma": "auto", "ranker_network": Wanted(0.0)},
             {"chroma": CHROMA_SCALES[0]},

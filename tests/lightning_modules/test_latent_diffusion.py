@@ -128,7 +128,7 @@ def test_without_an_autoencoder_it_trains_and_draws_pixels(fit):
     assert drawn.shape == (2, 3, 16, 16)
     assert drawn.min() >= 0
     assert drawn.max() <= 1
-    rows = module.rows(batch, module.Options())
+    rows = dict(module.rows(batch, module.Options()))
     torch.testing.assert_close(rows["autoencoder's ceiling"]["image"], batch["image"])
 
 

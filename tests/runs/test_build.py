@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from doors.data import with_datamodule
+from doors.compare import with_datamodule
 from runs.build import ALLOWED, OWN_FUNCTIONS, OWN_ROOMS, ROOT, build, check_targets, located, own_classes
 from runs.config import load_config, override
 from runs.load import load_run

@@ -26,7 +26,7 @@ def test_folder_and_checkpoint_give_the_saved_weights_in_eval_mode(run_dir):
         run = load_run(str(source))
         assert not run.module.training
         assert run.config["experiment_name"] == "tiny"
-        assert run.source == run_dir / "checkpoints" / "best.ckpt"
+        assert locate(str(source)) == run_dir / "checkpoints" / "best.ckpt"
         assert trained(run.module).keys() == saved.keys()
         assert all(torch.equal(p, saved[name]) for name, p in trained(run.module).items())
 
@@ -59,7 +59,7 @@ def test_a_shipped_model_is_found_by_name_from_any_folder(run_dir, tmp_path, mon
     again = load_run("tiny_colorizer")
     ours, theirs = trained(run.module), trained(again.module)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert load_run(str(shipped)).source == shipped
+    assert locate(str(shipped)) == shipped
 
 
 def test_wrong_names_are_one_sentence(run_dir, tmp_path, monkeypatch):
@@ -90,6 +90,10 @@ def test_damaged_files_are_one_sentence(run_dir, tmp_path):
     (copy / "config.yaml").write_text("module: [")
     with pytest.raises(ValueError, match="config.yaml cannot be read"):
         load_run(str(copy))
+    for text, key in (("", "module"), ("[1]", "module"), ("module: {}", "seed")):
+        (copy / "config.yaml").write_text(text)
+        with pytest.raises(ValueError, match=f"config.yaml is not the config of a run: it has no {key}$"):
+            load_run(str(copy))
 
 
 def test_a_checkpoint_of_another_experiment_is_refused(run_dir, tmp_path):
