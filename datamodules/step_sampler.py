@@ -31,9 +31,6 @@ class StepBatchSampler(Sampler[list[Key]]):
         seed, rank, world_size: Of the order; this process of how many.
         start_batch: First global batch to yield; the number already consumed when a run is resumed.
 
-    Raises:
-        ValueError: For sizes below 1 or a rank or start outside its range.
-
     Example:
         >>> sampler = StepBatchSampler(5, 2, 3, seed=0)
         >>> [[epoch for epoch, _ in keys] for keys in sampler]
@@ -50,16 +47,6 @@ class StepBatchSampler(Sampler[list[Key]]):
         world_size: int = 1,
         start_batch: int = 0,
     ) -> None:
-        sizes = {"num_samples": num_samples, "batch_size": batch_size, "world_size": world_size}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}; expected at least 1")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank is {rank}; expected a value in [0, {world_size})")
-        if start_batch < 0 or total_batches < 0 or seed < 0:
-            raise ValueError(
-                f"start_batch, total_batches and seed must not be negative; got {start_batch}, {total_batches}, {seed}"
-            )
         self.num_samples, self.batch_size, self.total_batches = num_samples, batch_size, total_batches
         self.seed, self.rank, self.world_size, self.start_batch = seed, rank, world_size, start_batch
         self.global_batch_size = batch_size * world_size
