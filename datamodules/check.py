@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.decode import UnreadableImage, check_image, decode_image
+from datamodules.decode import UnreadableImage, attempts, check_image, decode_image
 from datamodules.image_files import SPLITS, list_images
 from datamodules.mask_files import MaskedImage, mask_classes, paired, read_masks
-from datamodules.readable import attempts
 
 MAX_PIXELS = 64_000_000
 OF_MASKS = ("num_classes", "ignore_index", "mask_values")

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from datamodules.decode import CANNOT_READ, UnreadableImage
+from datamodules.decode import UnreadableImage
 from datamodules.image_files import file_states
 from datamodules.loader_workers import ReadingTable
+from datamodules.moments_file import MomentsFile
 from datamodules.step_sampler import Key
 from datamodules.view import Transform
 
@@ -42,12 +43,6 @@ class Item(TypedDict, total=False):
     encodings: dict[str, Tensor]  # (2Z, h, w) each
 
 
-class EncodingsCache(Protocol):
-    """Stored latent posteriors of a data set, (2Z, h, w) each; one that can't be used raises UnreadableImage."""
-
-    def get(self, index: int, flip: bool) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class Draw:
     """What a training sample is augmented by."""
@@ -71,7 +66,7 @@ class KeyedDataset(Dataset[Item]):
 
     def __init__(self, names: Sequence[str], *, transform: Transform, seed: int) -> None:
         self.names, self.transform, self.seed = list(names), transform, seed
-        self.encodings: dict[str, EncodingsCache] = {}
+        self.encodings: dict[str, MomentsFile] = {}
         self.reading: ReadingTable | None = None
 
     def item(self, index: int, draw: Draw | None) -> Item:
@@ -133,22 +128,23 @@ class KeyedDataset(Dataset[Item]):
             position = number % len(self)
             with nullcontext() if self.reading is None else self.reading.noted(epoch, position):
                 try:
-                    item = self._named(position, draw)
-                    item["skipped"] = str(first or "").removeprefix(CANNOT_READ)
-                    return item
+                    item = self._whole_item(position, draw)
                 except UnreadableImage as error:
                     first = first or error
+                else:
+                    item["skipped"] = f"{str(first.path)!r}: {first.reason}" if first else ""
+                    return item
         assert first is not None
         raise UnreadableImage(
             first.path, f"{first.reason}; the {num_tries - 1} files after it cannot be read either"
         )
 
-    def _named(self, index: int, draw: Draw | None) -> Item:
+    def _whole_item(self, index: int, draw: Draw | None) -> Item:
         item = self.item(index, draw)
         item["name"], item["index"] = self.names[index], index
         if self.encodings:
             flip = self.flips(draw)
-            item["encodings"] = {name: cache.get(index, flip) for name, cache in self.encodings.items()}
+            item["encodings"] = {name: file.get(index, flip) for name, file in self.encodings.items()}
         return item
 
 
@@ -166,6 +162,6 @@ def _entry(values: list[Any]) -> Any:
     if isinstance(first, dict):
         return collate(values)
     if isinstance(first, list):
-        return [entry for value in values for entry in value]
+        return sum(values, [])
     different = isinstance(first, Tensor) and len({value.shape for value in values}) > 1
     return values if different or isinstance(first, str) else default_collate(values)

@@ -10,18 +10,15 @@ from torch import Tensor
 from datamodules.decode import decode_image
 from datamodules.keyed_dataset import Draw, Item, KeyedDataset
 from datamodules.mask_files import MaskClasses, MaskedImage, read_masks
-from datamodules.option_checks import check_share
-from datamodules.view import Transform, View
+from datamodules.options import check_share
+from datamodules.view import Transform
 
 
 @dataclass(frozen=True)
 class MaskTransform(Transform):
     """How an image and its masks become a sample; the masks share the image's view, and no colour change."""
 
-    scale: tuple[float, ...] = (
-        0.8,
-        1.0,
-    )  # smallest and largest side of random squares, shares of the short side
+    scale: Sequence[float] = (0.8, 1.0)  # range of the sides of random squares, shares of the short side
     brightness: float = 0.0  # largest amount that is added to a training image or taken from it
     contrast: float = 0.0  # a training image is multiplied by 1 - contrast to 1 + contrast
 
@@ -42,16 +39,9 @@ class MaskTransform(Transform):
     def deterministic(self) -> bool:
         return super().deterministic and not self.brightness and not self.contrast
 
-    def view(self, size: tuple[int, int], draw: Draw | None, *, flip: bool) -> View:
-        """What a sample shows of a picture of height and width `size`."""
-        if self.size_px is None or self.crop == "resize":
-            return View.whole(size, size_px=self.size_px, flip=flip)
-        side, position = min(size), None
-        if self.crop == "random" and draw is not None:
-            low, high = self.scale
-            side = max(1, round(side * (low + (high - low) * float(draw.uniform[1]))))
-            position = draw.uniform[2:4]
-        return View.square(size, side=side, size_px=self.size_px, position=position, flip=flip)
+    def random_side(self, short_px: int, share: float) -> int:
+        low, high = self.scale
+        return max(1, round(short_px * (low + (high - low) * share)))
 
     def recolored(self, image: Tensor, uniform: np.ndarray) -> Tensor:
         """The image (3, H, W) in [0, 1] with contrast and brightness changed by two numbers in [0, 1)."""
@@ -109,7 +99,8 @@ class MaskDataset(KeyedDataset):
 
     def item(self, index: int, draw: Draw | None) -> Item:
         image, masks = self.pair(index)
-        view = self.transform.view((image.shape[-2], image.shape[-1]), draw, flip=self.flips(draw))
+        crop = None if draw is None else draw.uniform[1:4]
+        view = self.transform.view((image.shape[-2], image.shape[-1]), crop, flip=self.flips(draw))
         shown = view.image(image) / 255.0
         if draw is None:
             masks = view.mask(masks).long()

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from datamodules.decode import check_image, decode_image
 from datamodules.folder_datamodule import FolderDataModule
-from datamodules.image_files import printable
 from datamodules.mask_dataset import MaskDataset, MaskTransform
-from datamodules.mask_files import MaskClasses, MaskedImage, mask_classes, read_masks, split_pairs
-from datamodules.readable import readable
+from datamodules.mask_files import MaskedImage, mask_classes, read_masks, split_pairs
+from datamodules.options import from_options
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +31,7 @@ class MasksDataModule(FolderDataModule):
     ignore_index: int | None = None  # value of void pixels; None = by classes.json, or there are none
     mask_values: Sequence[int] | None = None  # the files' value of each class id; None = the ids themselves
     crop: Literal["center", "random", "resize"] = "center"  # in training
-    scale: Sequence[float] = (
-        0.8,
-        1.0,
-    )  # smallest and largest side of random squares, shares of the short side
+    scale: Sequence[float] = (0.8, 1.0)  # range of the sides of random squares, shares of the short side
     brightness: float = 0.0  # largest amount added to a training image or taken from it
     contrast: float = 0.0  # training images are multiplied by 1 - contrast to 1 + contrast
 
@@ -50,16 +46,8 @@ class MasksDataModule(FolderDataModule):
             raise ValueError(
                 f"datamodule.mask_values is {list(values)}; expected different values of two or more classes"
             )
-        self.eval_transform = MaskTransform(
-            self.size_px, crop=self.eval_crop, flip_prob=self.flip_prob, max_pixels=self.max_pixels
-        )
-        self.train_transform = replace(
-            self.eval_transform,
-            crop=self.crop,
-            scale=tuple(self.scale),
-            brightness=self.brightness,
-            contrast=self.contrast,
-        )
+        self.train_transform = from_options(MaskTransform, self)
+        self.eval_transform = replace(self.train_transform, crop=self.eval_crop)
 
     def build_dataset(self, split: str) -> MaskDataset:
         """The readable images of a split with their masks.
@@ -69,19 +57,27 @@ class MasksDataModule(FolderDataModule):
                 its image or the classes.
         """
         transform = self.train_transform if split == "train" else self.eval_transform
-        pairs = split_pairs(self.folder, split)
         classes = mask_classes(
             self.folder,
             num_classes=self.num_classes,
             ignore_index=self.ignore_index,
             mask_values=self.mask_values,
         )
-        found = readable(
-            pairs,
-            lambda pair: _check(pair, classes, transform, keep=self.keep, decode=split != "train"),
-            what=f"{split} split of {str(self.folder)!r}",
-            max_share=self.max_unreadable_share,
-        )
+
+        def read(pair: MaskedImage) -> tuple[tuple[Tensor, Tensor] | None, bool]:
+            """What is to be kept of a sample in memory, and whether its masks are empty."""
+            size = check_image(pair.image, max_pixels=self.max_pixels)
+            image = decode_image(pair.image, self.max_pixels) if self.keep or split != "train" else None
+            masks = read_masks(pair, classes, size=size, max_pixels=self.max_pixels)
+            is_empty = bool(np.isin(masks.numpy(), [0, classes.ignore_index or 0]).all())
+            if not self.keep or image is None:
+                return None, is_empty
+            if transform.crop == "random":
+                return (image, masks), is_empty
+            view = transform.view(size)
+            return (view.image(image).clone(), view.mask(masks).clone()), is_empty
+
+        found = self.readable(split_pairs(self.folder, split), read, what=f"{split} split")
         num_empty = sum(is_empty for _, (_, is_empty) in found)
         if num_empty:
             log.warning(
@@ -89,30 +85,9 @@ class MasksDataModule(FolderDataModule):
             )
         return MaskDataset(
             [pair for pair, _ in found],
-            names=[printable(pair.image.relative_to(self.folder)) for pair, _ in found],
+            names=[self.name(pair.image) for pair, _ in found],
             transform=transform,
             classes=classes,
             seed=self.seed,
             stored=[kept for _, (kept, _) in found if kept is not None] if self.keep else None,
         )
-
-
-def _check(
-    pair: MaskedImage, classes: MaskClasses, transform: MaskTransform, *, keep: bool, decode: bool
-) -> tuple[tuple[Tensor, Tensor] | None, bool]:
-    """What is to be kept of a sample in memory, and whether its masks are empty.
-
-    Raises:
-        UnreadableImage: If a file can't be read, by its header and end mark alone unless `keep` or `decode`.
-        UnusableMask: See `read_masks`.
-    """
-    size = check_image(pair.image, max_pixels=transform.max_pixels)
-    image = decode_image(pair.image, transform.max_pixels) if keep or decode else None
-    masks = read_masks(pair, classes, size=size, max_pixels=transform.max_pixels)
-    is_empty = bool(np.isin(masks.numpy(), [n for n in (0, classes.ignore_index) if n is not None]).all())
-    if not keep or image is None:
-        return None, is_empty
-    if transform.crop == "random":
-        return (image, masks), is_empty
-    view = transform.view(size, None, flip=False)
-    return (view.image(image).clone(), view.mask(masks).clone()), is_empty

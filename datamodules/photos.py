@@ -15,6 +15,7 @@ from datamodules.captions import (
 )
 from datamodules.folder_datamodule import FolderDataModule
 from datamodules.image_files import split_folders, split_images
+from datamodules.options import from_options
 from datamodules.photo_dataset import PhotoDataset, PhotoTransform
 
 log = logging.getLogger(__name__)
@@ -42,15 +43,8 @@ class PhotosDataModule(FolderDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.eval_transform = PhotoTransform(
-            self.size_px, crop=self.eval_crop, flip_prob=self.flip_prob, max_pixels=self.max_pixels
-        )
-        self.train_transform = replace(
-            self.eval_transform,
-            crop=self.crop,
-            caption_drop_colors_prob=self.caption_drop_colors_prob,
-            caption_drop_class_prob=self.caption_drop_class_prob,
-        )
+        self.train_transform = from_options(PhotoTransform, self)
+        self.eval_transform = replace(self.train_transform, crop=self.eval_crop)
 
     def build_dataset(self, split: str) -> PhotoDataset:
         """The readable photos of a split with their captions.
@@ -60,9 +54,8 @@ class PhotosDataModule(FolderDataModule):
         """
         dataset = self.photos(
             split_images(self.folder, split),
-            what=f"{split} split",
+            split,
             transform=self.train_transform if split == "train" else self.eval_transform,
-            decode=split != "train",
         )
         if split == "train" and self.near_grey_min_chroma is not None:
             dataset = self._without_near_grey(dataset, self.near_grey_min_chroma)

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from datamodules.keyed_dataset import KeyedDataset
-from datamodules.option_checks import check_at_least, check_literals
+from datamodules.options import check_at_least, check_literals
 from datamodules.skipped import SkippedSamples
 from datamodules.step_sampler import StepBatchSampler
 from datamodules.watched_loader import WatchedLoader

@@ -9,6 +9,7 @@ import numpy as np
 from datamodules.folder_datamodule import FolderDataModule
 from datamodules.image_files import hashed_split, list_images
 from datamodules.keyed_dataset import Draw, Item, KeyedDataset
+from datamodules.options import from_options
 from datamodules.photo_dataset import PhotoDataset, PhotoTransform
 from datamodules.step_sampler import epoch_order
 
@@ -77,10 +78,8 @@ class UnpairedDataModule(FolderDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.eval_transform = PhotoTransform(
-            self.size_px, crop=self.eval_crop, flip_prob=self.flip_prob, max_pixels=self.max_pixels
-        )
-        self.train_transform = replace(self.eval_transform, crop=self.crop)
+        self.train_transform = from_options(PhotoTransform, self)
+        self.eval_transform = replace(self.train_transform, crop=self.eval_crop)
 
     def build_dataset(self, split: str) -> UnpairedDataset:
         """The readable photos of both domains.
@@ -91,9 +90,9 @@ class UnpairedDataModule(FolderDataModule):
         a, b = (
             self.photos(
                 domain_images(self.folder, split, domain),
-                what=f"{split} split of domain {domain}",
+                split,
                 transform=self.train_transform if split == "train" else self.eval_transform,
-                decode=split != "train",
+                domain=f" of domain {domain}",
             )
             for domain in "AB"
         )
