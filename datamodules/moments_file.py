@@ -35,19 +35,19 @@ class MomentsFile:
         OSError, ValueError: If the file is missing or not what `write` wrote.
     """
 
+    _file: BinaryIO | None = None
+
     def __init__(self, path: Path) -> None:
         self.path = path
         data = np.load(path, mmap_mode="r")
         self._sums = np.load(sums_path(path))
-        if data.ndim != 5 or data.dtype != np.float32 or not data.flags["C_CONTIGUOUS"]:
-            raise ValueError(f"holds {data.dtype} of the shape {data.shape}")
-        if self._sums.shape != data.shape[:2] or self._sums.dtype != np.uint64:
-            raise ValueError(f"holds {data.shape[:2]} entries but {self._sums.shape} checksums")
-        if path.stat().st_size != data.offset + data.nbytes:
-            raise ValueError(f"has {path.stat().st_size} bytes, not {data.offset + data.nbytes}")
+        found = (data.ndim, data.dtype, self._sums.dtype, self._sums.shape, path.stat().st_size)
+        if found != (5, np.float32, np.uint64, data.shape[:2], data.offset + data.nbytes):
+            raise ValueError(
+                f"holds {data.dtype} {data.shape} and checksums {self._sums.shape} in {found[-1]} bytes"
+            )
         self._offset, self._shape = data.offset, data.shape[2:]
         self._entry_bytes = data.nbytes // (data.shape[0] * data.shape[1])
-        self._file: int | None = None
 
     def __len__(self) -> int:
         return int(self._sums.shape[1])
@@ -86,10 +86,11 @@ class MomentsFile:
 
     def _read(self, index: int, flip: bool) -> bytearray:
         if self._file is None:  # opened in the loader's worker
-            self._file = os.open(self.path, os.O_RDONLY)
+            self._file = self.path.open("rb")
         start = self._offset + (int(flip) * len(self) + index) * self._entry_bytes
         try:
-            return bytearray(os.pread(self._file, self._entry_bytes, start))
+            # Not seek and read: forked workers may share the file's position.
+            return bytearray(os.pread(self._file.fileno(), self._entry_bytes, start))
         except OSError as error:
             raise UnreadableImage(self.path, error.strerror or str(error)) from error
 
@@ -97,8 +98,8 @@ class MomentsFile:
         return self.__dict__ | {"_file": None}
 
     def __del__(self) -> None:
-        if getattr(self, "_file", None) is not None:
-            os.close(self._file)  # type: ignore[arg-type]
+        if self._file is not None:
+            self._file.close()
 
 
 def write(path: Path, chunks: Iterator[tuple[np.ndarray, np.ndarray]], num_photos: int) -> None:

@@ -1,6 +1,7 @@
 """Batches addressed by their global number, so that a resumed run needs no saved generator state."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -8,12 +9,9 @@ from torch.utils.data import Sampler
 Key = tuple[int, int]
 
 
+@lru_cache(maxsize=4)
 def epoch_order(num_samples: int, *, seed: int, epoch: int, stream: tuple[int, ...] = ()) -> np.ndarray:
-    """Permutation of range(num_samples), a pure function of (seed, epoch, stream).
-
-    Returns:
-        int64 array (num_samples,).
-    """
+    """Permutation of range(num_samples), int64, a pure function of (seed, epoch, stream)."""
     bits = np.random.Philox(np.random.SeedSequence([seed, epoch, *stream]))
     return np.random.Generator(bits).permutation(num_samples)
 
@@ -21,9 +19,9 @@ def epoch_order(num_samples: int, *, seed: int, epoch: int, stream: tuple[int, .
 class StepBatchSampler(Sampler[list[Key]]):
     """Yields one rank's list of (epoch, index) keys for every global batch from start_batch to total_batches.
 
-    The global batch k belongs to epoch k // batches_per_epoch; the samples left over at the end of an epoch
-    are dropped. A set smaller than one global batch is repeated within the batch, so that it still trains.
-    The global batch is the same for every world_size with the same batch_size * world_size.
+    The global batch k belongs to epoch k // batches_per_epoch; the samples left over at the end of an epoch are dropped.
+    A set smaller than one global batch is repeated within it. A global batch is the same for every world_size with the
+    same batch_size * world_size.
 
     Args:
         num_samples, batch_size: Size of the data set, and of one batch of one rank.
@@ -57,11 +55,9 @@ class StepBatchSampler(Sampler[list[Key]]):
         return self.total_batches
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order, order_epoch = np.empty(0, dtype=np.int64), -1
         for batch in range(self.start_batch, self.total_batches):
             epoch, offset = divmod(batch, self.batches_per_epoch)
-            if epoch != order_epoch:
-                order, order_epoch = epoch_order(self.num_samples, seed=self.seed, epoch=epoch), epoch
+            order = epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
             first = offset * self.global_batch_size + self.rank * self.batch_size
             positions = np.arange(first, first + self.batch_size) % self.num_samples
             yield [(epoch, int(index)) for index in order[positions]]

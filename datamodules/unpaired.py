@@ -4,8 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from datamodules.folder_datamodule import FolderDataModule
 from datamodules.image_files import hashed_split, list_images
 from datamodules.keyed_dataset import Draw, Item, KeyedDataset
@@ -34,7 +32,6 @@ class UnpairedDataset(KeyedDataset):
         length = max(len(a), len(b))
         super().__init__([a.names[n % len(a)] for n in range(length)], transform=a.transform, seed=seed)
         self.a, self.b = a, b
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     @property
     def deterministic(self) -> bool:
@@ -43,9 +40,7 @@ class UnpairedDataset(KeyedDataset):
     def partner(self, index: int, epoch: int | None) -> int:
         """Position in B of what stands beside `index`; None = evaluation, in order."""
         if epoch is not None:
-            if self._order[0] != epoch:
-                self._order = epoch, epoch_order(len(self), seed=self.seed, epoch=epoch, stream=ORDER_OF_B)
-            index = int(self._order[1][index])
+            index = int(epoch_order(len(self), seed=self.seed, epoch=epoch, stream=ORDER_OF_B)[index])
         return index % len(self.b)
 
     def files(self, index: int, epoch: int | None = None) -> list[Path]:

@@ -18,13 +18,11 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from datamodules.decode import UnreadableImage
 from datamodules.keyed_dataset import KeyedDataset, collate
-from datamodules.loader_workers import ReadingTable, die_with_parent, ignore_group_signals, signals_held
+from datamodules.loader_workers import ReadingTable, obey_main_process, signals_held
 from datamodules.skipped import SkippedSamples
 
 KILL_GRACE_S = 2.0
-# torch's own timeout does not cover a worker that stops while it hands over a batch (torch then waits for its answer
-# for ever): so long after it the workers are killed.
-WATCHDOG_GRACE_S, WATCHDOG_PERIOD_S = 1.5, 0.5
+WATCHDOG_PERIOD_S = 0.5
 
 T = TypeVar("T")
 
@@ -36,14 +34,15 @@ class LoaderError(OSError):
 class WatchedLoader(DataLoader[Any]):
     """Batches of a `KeyedDataset`; takes the reasons of skipped samples out of them and counts them.
 
-    A worker that dies, or gives no batch within `timeout`, is a `LoaderError` that names the worker and the last file
-    it was given; all workers are then killed. Workers end when the main process does, however it ends.
-
-    Without workers no timeout can help. The other options are those of torch's DataLoader.
+    A worker that dies, or gives no batch within `timeout` seconds (0 = for ever), is a `LoaderError` that names the
+    worker and the last file it was given; all workers are then killed. Workers end when the main process does, however
+    it ends. Without workers no timeout can help. The other options are those of torch's DataLoader.
     """
 
-    def __init__(self, dataset: KeyedDataset, *, num_workers: int = 0, **options: Any) -> None:
-        self.samples = dataset
+    def __init__(
+        self, dataset: KeyedDataset, *, num_workers: int = 0, timeout: float = 0.0, **options: Any
+    ) -> None:
+        self.samples, self.timeout_s = dataset, timeout
         self.skipped = SkippedSamples()
         self.table = ReadingTable(num_workers) if num_workers > 0 else None
         if self.table is not None:
@@ -148,8 +147,11 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
             raise RuntimeError("a DataLoader worker ended")
 
     def _watch_for_hangs(self) -> None:
-        """Starts the thread that kills workers of which torch's timeout takes no note; it ends with this iterator."""
-        timeout_s = self._loader.timeout
+        """Starts the thread that kills workers after the timeout; it ends with this iterator.
+
+        torch's own timeout does not cover a worker that stops while it hands over a batch: it waits for ever.
+        """
+        timeout_s = self._loader.timeout_s
         if timeout_s <= 0:
             return
 
@@ -159,7 +161,7 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
             while (current := iterator()) is not None:
                 num_periods = num_periods + 1 if current._waiting_since == since is not None else 0
                 since = current._waiting_since
-                if num_periods * WATCHDOG_PERIOD_S > timeout_s + WATCHDOG_GRACE_S:
+                if num_periods * WATCHDOG_PERIOD_S > timeout_s:
                     current._verdict = current._hangs()
                     current._kill_workers()
                     return
@@ -172,25 +174,20 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         """Raises what a user can act on, or the error itself if it is none of the loader's."""
         dead = [number for number, worker in enumerate(self._workers) if not worker.is_alive()]
         raised = re.match(r"Caught (\w+) in DataLoader worker process (\d+)", str(error))
-        message: str | None
-        if self._verdict:
-            message = self._verdict
-        elif raised:
+        message = self._verdict
+        if message is None and raised:
             message = _raised(error, *raised.groups())
-        elif dead:
+        elif message is None and dead:
             message = self._died(dead[0])
-        elif self._workers and "timed out" in str(error):
-            message = self._hangs()
-        else:
-            raise error
-        self._kill_workers()
+        if message is not None or raised:
+            self._kill_workers()
         if message is None:
             raise error
         raise LoaderError(message) from error
 
     def _died(self, number: int) -> str:
         code = self._workers[number].exitcode or 0
-        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         advice = {
             -signal.SIGKILL: "; if memory ran out, lower datamodule.num_workers or datamodule.batch_size",
             -signal.SIGBUS: "; if /dev/shm is full, enlarge it or lower datamodule.num_workers",
@@ -204,9 +201,9 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         busy_s = table.reading(number).busy_s
         for_s = f" for {busy_s:.0f} s" if busy_s else ""
         return (
-            f"{self._named(number)} hangs: no batch came within datamodule.timeout_s={self._loader.timeout:g}, and it was "
-            f"seen {self._doing(number)}{for_s}; check the disk of that file, or raise datamodule.timeout_s; resume=auto "
-            "continues the run"
+            f"{self._named(number)} hangs: no batch came within datamodule.timeout_s={self._loader.timeout_s:g}, and it "
+            f"was seen {self._doing(number)}{for_s}; check the disk of that file, or raise datamodule.timeout_s; "
+            "resume=auto continues the run"
         )
 
     def _named(self, number: int) -> str:
@@ -239,16 +236,8 @@ def _raised(error: Exception, kind: str, number: str) -> str | None:
     return f"{text} (in loader worker {number})"
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 def _start_worker(_number: int, *, table: ReadingTable) -> None:
-    ignore_group_signals()
-    die_with_parent()
+    obey_main_process()
     worker = get_worker_info()
     assert worker is not None
     assert isinstance(worker.dataset, KeyedDataset)
