@@ -82,11 +82,7 @@ class KeyedDataset(Dataset[Item]):
         raise NotImplementedError
 
     def load(self, index: int, flip: bool = False) -> Tensor:
-        """Image without augmentation except the given flip: float32 (3, H, W) in [0, 1].
-
-        Raises:
-            UnreadableImage: If the file can't be read; only `dataset[index]` replaces it.
-        """
+        """Image without augmentation except the given flip, float32 (3, H, W); never another one, as `dataset[index]`."""
         image = self.item(index, None)["image"]
         return image.flip(-1) if flip else image
 

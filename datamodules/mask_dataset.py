@@ -85,11 +85,7 @@ class MaskDataset(KeyedDataset):
         return [self.pairs[index].image, *self.pairs[index].masks]
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
-        """The image uint8 (3, H, W) and all raters' class ids (R, H, W), before the sample's view.
-
-        Raises:
-            UnreadableImage: If a file can't be used.
-        """
+        """The image uint8 (3, H, W) and all raters' class ids (R, H, W), before the sample's view."""
         if self._stored is not None:
             return self._stored[index]
         pair, max_pixels = self.pairs[index], self.transform.max_pixels

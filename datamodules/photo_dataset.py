@@ -38,11 +38,7 @@ class PhotoTransform(Transform):
         )
 
     def stored(self, path: Path) -> Tensor:
-        """What image_cache="memory" keeps of a file, uint8: the final square, or for random crops the resized photo.
-
-        Raises:
-            UnreadableImage: See `decode_image`.
-        """
+        """What image_cache="memory" keeps of a file, uint8: the final square, or for random crops the resized photo."""
         short_px = self.size_px if self.crop != "random" else round(self.size_px * RANDOM_CROP_MARGIN)
         image = decode_image(path, self.max_pixels, min_side_px=DECODE_MARGIN * short_px)
         height, width = image.shape[-2:]
@@ -62,9 +58,11 @@ class PhotoDataset(KeyedDataset):
     Args:
         paths, names: Image files, and the unique name of each in batches.
         transform: Crop, size and probabilities.
-        captions: Caption parts of each; None = empty captions.
         seed: Of the augmentation.
         stored: Results of `transform.stored` kept in memory, or None to decode at every access.
+
+    Attributes:
+        captions: The caption parts of each photo, empty until they are set.
     """
 
     num_draws = 6  # flip, side, top, left, the caption's colours, its class
@@ -76,13 +74,12 @@ class PhotoDataset(KeyedDataset):
         *,
         names: Sequence[str],
         transform: PhotoTransform,
-        captions: Sequence[PhotoCaption] | None = None,
         seed: int = 0,
         stored: Sequence[Tensor] | Tensor | None = None,
     ) -> None:
         super().__init__(names, transform=transform, seed=seed)
         self.paths = list(paths)
-        self.captions = [PhotoCaption()] * len(self.paths) if captions is None else list(captions)
+        self.captions = [PhotoCaption()] * len(self.paths)
         if isinstance(stored, list) and len({image.shape for image in stored}) == 1:
             # Thousands of small tensors cost more memory and slow down forked workers.
             stored = torch.stack(stored)
@@ -92,22 +89,17 @@ class PhotoDataset(KeyedDataset):
         return [self.paths[index]]
 
     def subset(self, indices: Sequence[int]) -> "PhotoDataset":
-        """The data set of some photos, numbered anew."""
+        """The data set of some photos, numbered anew and without captions."""
         return PhotoDataset(
             [self.paths[index] for index in indices],
             names=[self.names[index] for index in indices],
             transform=self.transform,
-            captions=[self.captions[index] for index in indices],
             seed=self.seed,
             stored=None if self._stored is None else [self._stored[index] for index in indices],
         )
 
     def photo(self, index: int, uniform: np.ndarray | None, *, flip: bool) -> Tensor:
-        """Image float32 (3, size_px, size_px) in [0, 1]; `uniform` are the three numbers of a random crop.
-
-        Raises:
-            UnreadableImage: If the file can't be read.
-        """
+        """Image float32 (3, size_px, size_px) in [0, 1]; `uniform` are the three numbers of a random crop."""
         stored = self.transform.stored(self.paths[index]) if self._stored is None else self._stored[index]
         height, width = stored.shape[-2:]
         return self.transform.view((height, width), uniform, flip=flip).image(stored).float() / 255.0

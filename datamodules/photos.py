@@ -6,15 +6,9 @@ from typing import Literal
 
 from color.names import strip_grey_phrases
 from datamodules.annotations import chroma, color_names
-from datamodules.captions import (
-    PhotoCaption,
-    caption_parts,
-    class_caption,
-    class_folder,
-    metadata_captions,
-)
+from datamodules.captions import PhotoCaption, caption_parts, class_captions, metadata_captions
 from datamodules.folder_datamodule import FolderDataModule
-from datamodules.image_files import split_folders, split_images
+from datamodules.image_files import split_images
 from datamodules.options import from_options
 from datamodules.photo_dataset import PhotoDataset, PhotoTransform
 
@@ -47,11 +41,7 @@ class PhotosDataModule(FolderDataModule):
         self.eval_transform = replace(self.train_transform, crop=self.eval_crop)
 
     def build_dataset(self, split: str) -> PhotoDataset:
-        """The readable photos of a split with their captions.
-
-        Raises:
-            FileNotFoundError, NotADirectoryError, ValueError: If there is no folder, image or caption to use.
-        """
+        """The readable photos of a split with their captions; OSError or ValueError if there is nothing to use."""
         dataset = self.photos(
             split_images(self.folder, split),
             split,
@@ -86,18 +76,8 @@ class PhotosDataModule(FolderDataModule):
 
             subjects = blip_captions(dataset, model=self.blip, cache_dir=self.cache_dir)
         elif use_folders:
-            subjects = self._class_captions(dataset)
+            subjects = class_captions(dataset.paths, root=self.folder, template=self.caption_template)
         if self.strip_grey_phrases:
             subjects = [strip_grey_phrases(subject) for subject in subjects]
         colors = color_names(dataset, cache_dir=self.cache_dir) if use_colors else [()] * len(dataset)
         return [PhotoCaption(subject, names) for subject, names in zip(subjects, colors, strict=True)]
-
-    def _class_captions(self, dataset: PhotoDataset) -> list[str]:
-        splits = split_folders(self.folder)
-        folders = [class_folder(path, root=self.folder, splits=splits) for path in dataset.paths]
-        if not any(folders):
-            raise ValueError(
-                f"datamodule.caption={self.caption} takes captions from class folders, but the images of "
-                f"{str(self.folder)!r} lie in none; sort them into folders or set datamodule.caption=colors or none"
-            )
-        return [class_caption(folder, template=self.caption_template) for folder in folders]

@@ -32,9 +32,6 @@ class StepDataModule(LightningDataModule):
     Attributes:
         train_dataset, val_dataset, test_dataset: The splits, None before `setup`.
         skipped: The count of training samples read and skipped since `train_dataloader`.
-
-    Raises:
-        ValueError: For an option outside its range.
     """
 
     batch_size: int = 16  # samples per process and batch
@@ -74,7 +71,7 @@ class StepDataModule(LightningDataModule):
         trainer = self.trainer
         if trainer is None or trainer.max_steps < 1:
             raise ValueError(
-                "the order of training batches needs the length of the run; set trainer.max_steps above 0"
+                "the order of batches needs the length of the run; set trainer.max_steps above 0"
             )
         total_batches = trainer.max_steps * trainer.accumulate_grad_batches
         start_batch = self._start_batch(trainer)
@@ -85,8 +82,9 @@ class StepDataModule(LightningDataModule):
                 f"{trainer.max_steps} steps has {total_batches}, so none are left; resume with the "
                 "trainer.accumulate_grad_batches it was trained with or a larger trainer.max_steps"
             )
+        dataset = _built(self.train_dataset)
         sampler = StepBatchSampler(
-            len(_built(self.train_dataset)),
+            len(dataset),
             self.batch_size,
             total_batches,
             self.seed,
@@ -94,7 +92,7 @@ class StepDataModule(LightningDataModule):
             world_size=trainer.world_size,
             start_batch=start_batch,
         )
-        loader = ResumedLoader(_built(self.train_dataset), batch_sampler=sampler, **self._loader_options())
+        loader = ResumedLoader(dataset, batch_sampler=sampler, **self._loader_options())
         self.skipped = loader.skipped
         return loader
 
@@ -109,21 +107,13 @@ class StepDataModule(LightningDataModule):
     predict_dataloader = test_dataloader
 
     def state_dict(self) -> dict[str, int]:
-        """Position in the order of training batches: plain ints, stored in Lightning's checkpoint.
-
-        `processed` is the counter that is right wherever a checkpoint is written: in on_train_batch_end `ready` and
-        `started` equal it but `completed` lags by one, and after an exception within a step `ready` is one ahead.
-        """
+        """Position in the order of training batches, stored in Lightning's checkpoint."""
         if self.trainer is None or self.train_dataset is None:
             return {}
         return {"num_batches": _num_processed(self.trainer), **self._order(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Keeps the position for `train_dataloader`, which checks that data, seed and batch size are the same.
-
-        Lightning calls this after `setup` and before `train_dataloader`, and also to test a checkpoint: there
-        another data set is fine, so nothing is checked here.
-        """
+        """Keeps the position for `train_dataloader`, which checks it; to test a checkpoint other data are fine."""
         self._resumed = dict(state_dict)
 
     def _eval_loader(self, dataset: KeyedDataset | None) -> DataLoader[Any]:
@@ -171,6 +161,8 @@ class StepDataModule(LightningDataModule):
 
 
 def _num_processed(trainer: Trainer) -> int:
+    # The counter that is right wherever a checkpoint is written: in on_train_batch_end `ready` and `started` equal it
+    # but `completed` lags by one, and after an exception within a step `ready` is one ahead.
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
     return int(progress.processed)
 

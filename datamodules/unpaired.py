@@ -77,11 +77,7 @@ class UnpairedDataModule(FolderDataModule):
         self.eval_transform = replace(self.train_transform, crop=self.eval_crop)
 
     def build_dataset(self, split: str) -> UnpairedDataset:
-        """The readable photos of both domains.
-
-        Raises:
-            OSError, ValueError: If a domain has no folder, or no image that can be read.
-        """
+        """The readable photos of both domains; OSError or ValueError if one has none."""
         a, b = (
             self.photos(
                 domain_images(self.folder, split, domain),
@@ -95,11 +91,7 @@ class UnpairedDataModule(FolderDataModule):
 
 
 def domain_images(root: Path, split: str, domain: str) -> list[Path]:
-    """Image files of one domain: its folder, or where val or test has none, by hash a share of the train folder.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: If there is no folder or no image in it.
-    """
+    """Image files of one domain: its folder, or where val or test has none, by hash a share of the train folder."""
     own = [name for name in ("val", "test") if (root / f"{name}{domain}").is_dir()]
     if split in own:
         return list_images(root / f"{split}{domain}")
