@@ -30,28 +30,17 @@ V = TypeVar("V")
 
 def color_names(dataset: PhotoDataset, *, cache_dir: str | None = None) -> list[tuple[str, ...]]:
     """Names of the main colours of every photo, most frequent first."""
-
-    def names(image: Tensor) -> list[str]:
-        return list(name_colors(image))
-
-    stored = _measured(dataset, "colors", names, unreadable=list[str](), cache_dir=cache_dir)
-    return [tuple(colors) for colors in stored]
+    names = _measured(dataset, "colors", lambda image: list(name_colors(image)), list[str](), cache_dir)
+    return [tuple(colors) for colors in names]
 
 
 def chroma(dataset: PhotoDataset, *, cache_dir: str | None = None) -> list[float]:
     """Mean CIELAB chroma of every photo; 0 is neutral grey."""
-    return _measured(
-        dataset, "chroma", lambda image: float(mean_chroma(image)), unreadable=0.0, cache_dir=cache_dir
-    )
+    return _measured(dataset, "chroma", lambda image: float(mean_chroma(image)), 0.0, cache_dir)
 
 
 def _measured(
-    dataset: PhotoDataset,
-    kind: str,
-    measure: Callable[[Tensor], V],
-    *,
-    unreadable: V,
-    cache_dir: str | None,
+    dataset: PhotoDataset, kind: str, measure: Callable[[Tensor], V], unreadable: V, cache_dir: str | None
 ) -> list[V]:
     def annotate(index: int) -> V:
         image = dataset.load(index)

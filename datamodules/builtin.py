@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import skimage.data
 
 from datamodules.annotations import color_names
-from datamodules.captions import PhotoCaption, caption_parts
+from datamodules.captions import PhotoCaption
 from datamodules.decode import decode_image
 from datamodules.options import from_options
 from datamodules.photo_dataset import PhotoDataset, PhotoTransform
@@ -44,12 +44,7 @@ class Region(NamedTuple):
 
 
 def split_region(height: int, width: int, split: str) -> Region:
-    """Part of a photo that a split may show: train the left part, val and test the halves of the rest.
-
-    Example:
-        >>> split_region(100, 200, "val")
-        Region(top=0, left=120, height=50, width=80)
-    """
+    """Part of a photo that a split may show: train the left part, val and test the halves of the rest."""
     border, middle = int(width * TRAIN_SHARE), height // 2
     if split == "train":
         return Region(0, 0, height, border)
@@ -114,7 +109,6 @@ class BuiltinPhotosDataModule(StepDataModule):
     """Crops of the colour photos in the installed scikit-image; no file is downloaded.
 
     The splits show disjoint regions of the same photos, so figures on them say nothing about new photos.
-    Batches are those of `PhotosDataModule`.
     """
 
     size_px: int = 64  # side of the square images
@@ -129,11 +123,10 @@ class BuiltinPhotosDataModule(StepDataModule):
 
     def build_dataset(self, split: str) -> PhotoDataset:
         """The crops of a split, decoded into memory; raises as `crop_dataset`."""
-        use_subject, use_colors = caption_parts(self.caption)
         dataset = crop_dataset(split, transform=self.transform, seed=self.seed)
-        colors = color_names(dataset) if use_colors else [()] * len(dataset)
+        colors = color_names(dataset) if "colors" in self.caption else [()] * len(dataset)
         dataset.captions = [
-            PhotoCaption(PHOTOS[path.name] if use_subject else "", names)
+            PhotoCaption(PHOTOS[path.name] if "folder" in self.caption else "", names)
             for path, names in zip(dataset.paths, colors, strict=True)
         ]
         return dataset
@@ -141,10 +134,9 @@ class BuiltinPhotosDataModule(StepDataModule):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class BuiltinUnpairedDataModule(StepDataModule):
-    """Photos (A) and colour negatives (B); no file is downloaded, and the right translation of x is known: 1 - x.
+    """Photos (A) and colour negatives (B) in the splits of `BuiltinPhotosDataModule`; the right translation of x is 1 - x.
 
-    A shows the upper half of what a split may show of each photo and B the lower half, so no pixel is in both. Splits
-    are those of `BuiltinPhotosDataModule`, batches those of `UnpairedDataModule`.
+    A shows the upper half of what a split may show of each photo and B the lower half, so no pixel is in both.
     """
 
     size_px: int = 64  # side of the square images

@@ -22,13 +22,6 @@ class PhotoCaption:
     subject: str = ""  # what the photo shows
     colors: tuple[str, ...] = ()  # names of its main colours, most frequent first
 
-    @property
-    def color_text(self) -> str:
-        """The colour names as a phrase: "red", "red and green", "red, green and blue"."""
-        if len(self.colors) < 2:
-            return "".join(self.colors)
-        return f"{', '.join(self.colors[:-1])} and {self.colors[-1]}"
-
     def text(self, *, with_subject: bool = True, with_colors: bool = True) -> str:
         """The chosen parts joined by a comma; a part that is all there is stays, so only empty captions are empty.
 
@@ -36,9 +29,10 @@ class PhotoCaption:
             >>> PhotoCaption("a photo of a rose", ("red", "green")).text()
             'a photo of a rose, red and green'
         """
-        subject, colors = self.subject, self.color_text
-        parts = [part for part, chosen in ((subject, with_subject), (colors, with_colors)) if part and chosen]
-        return ", ".join(parts) if parts else subject or colors
+        *first, last = self.colors or ("",)
+        colors = f"{', '.join(first)} and {last}" if first else last
+        parts = [self.subject if with_subject else "", colors if with_colors else ""]
+        return ", ".join(filter(None, parts)) or self.subject or colors
 
 
 def singular(word: str) -> str:
@@ -90,13 +84,8 @@ def class_captions(paths: list[Path], *, root: Path, template: str) -> list[str]
     return [class_caption(folder, template=template) for folder in folders]
 
 
-def caption_parts(caption: str) -> tuple[bool, bool]:
-    """Whether a caption mode takes (class folders, colour names)."""
-    return caption in ("folder", "folder_colors"), caption in ("colors", "folder_colors")
-
-
 def read_metadata(path: Path) -> dict[str, str]:
-    """Captions by file name of a metadata.jsonl (the ImageFolder convention: `file_name` and `text` in each line), if there is one."""
+    """Captions by file name of a metadata.jsonl, if there is one: `file_name` and `text` in each line (ImageFolder)."""
     captions: dict[str, str] = {}
     content = path.read_bytes() if path.is_file() else b""
     # Not splitlines: it also breaks at U+2028, which may stand inside a JSON string.

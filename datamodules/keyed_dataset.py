@@ -118,30 +118,22 @@ class KeyedDataset(Dataset[Item]):
         if epoch is not None:
             bits = np.random.Philox(np.random.SeedSequence([self.seed, epoch, index]))
             draw = Draw(epoch, np.random.Generator(bits).random(self.num_draws))
-        first: UnreadableImage | None = None
-        num_tries = min(len(self), MAX_REPLACEMENTS)
-        for number in range(index, index + num_tries):
+        errors: list[UnreadableImage] = []
+        for number in range(index, index + min(len(self), MAX_REPLACEMENTS)):
             position = number % len(self)
             with nullcontext() if self.reading is None else self.reading.noted(epoch, position):
                 try:
-                    item = self._whole_item(position, draw)
+                    item = self.item(position, draw)
+                    for name, file in self.encodings.items():
+                        item.setdefault("encodings", {})[name] = file.get(position, self.flips(draw))
                 except UnreadableImage as error:
-                    first = first or error
-                else:
-                    item["skipped"] = f"{str(first.path)!r}: {first.reason}" if first else ""
-                    return item
-        assert first is not None
-        raise UnreadableImage(
-            first.path, f"{first.reason}; the {num_tries - 1} files after it cannot be read either"
-        )
-
-    def _whole_item(self, index: int, draw: Draw | None) -> Item:
-        item = self.item(index, draw)
-        item["name"], item["index"] = self.names[index], index
-        if self.encodings:
-            flip = self.flips(draw)
-            item["encodings"] = {name: file.get(index, flip) for name, file in self.encodings.items()}
-        return item
+                    errors.append(error)
+                    continue
+            item["name"], item["index"] = self.names[position], position
+            item["skipped"] = f"{str(errors[0].path)!r}: {errors[0].reason}" if errors else ""
+            return item
+        rest = f"the {len(errors) - 1} files after it cannot be read either"
+        raise UnreadableImage(errors[0].path, f"{errors[0].reason}; {rest}")
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

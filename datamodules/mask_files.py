@@ -24,13 +24,7 @@ class MaskedImage:
 
 @dataclass(frozen=True)
 class MaskClasses:
-    """What the values of mask files mean.
-
-    Example:
-        >>> binary = MaskClasses(("background", "nucleus"), values=(0, 255))
-        >>> binary.ids(torch.tensor([[0, 255]]), Path("a.png")).tolist()
-        [[0, 1]]
-    """
+    """What the values of mask files mean."""
 
     names: tuple[str, ...]  # of the class ids
     ignore_index: int | None = None  # value of void pixels, kept as it is; None = there are none

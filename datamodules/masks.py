@@ -21,9 +21,8 @@ log = logging.getLogger(__name__)
 class MasksDataModule(FolderDataModule):
     """Images with class ids for each pixel; see docs/data.md for the layout.
 
-    Batches hold `image` (B,3,H,W) float32 in [0,1], `mask` (B,H,W) int64, `name` (list of str) and `index` (B,) int64;
-    in evaluation also `masks`, a list of B int64 (R,H,W), all raters' masks, of which `mask` is the first. In training
-    `mask` is of a rater drawn by (seed, epoch, index). With size_px=None images of different sizes stay lists.
+    Batches hold `image`, `mask`, `name`, `index`; in evaluation also `masks`, those of all raters, of which `mask` is the
+    first. In training it is of a rater drawn by (seed, epoch, index). With size_px=None images of several sizes stay lists.
     """
 
     size_px: int | None = 128  # side of the square images; None = whole images at their own size
@@ -50,12 +49,7 @@ class MasksDataModule(FolderDataModule):
         self.eval_transform = replace(self.train_transform, crop=self.eval_crop)
 
     def build_dataset(self, split: str) -> MaskDataset:
-        """The readable images of a split with their masks.
-
-        Raises:
-            OSError, ValueError: If a folder, an image, a mask or the number of classes is missing, or a mask does not fit
-                its image or the classes.
-        """
+        """The readable images of a split with their masks; OSError or ValueError if something is missing or does not fit."""
         transform = self.train_transform if split == "train" else self.eval_transform
         classes = mask_classes(
             self.folder,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from color.names import strip_grey_phrases
 from datamodules.annotations import chroma, color_names
-from datamodules.captions import PhotoCaption, caption_parts, class_captions, metadata_captions
+from datamodules.captions import PhotoCaption, class_captions, metadata_captions
 from datamodules.folder_datamodule import FolderDataModule
 from datamodules.image_files import split_images
 from datamodules.options import from_options
@@ -17,11 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class PhotosDataModule(FolderDataModule):
-    """Photos of a folder with captions; see docs/data.md for the layouts.
-
-    Batches hold `image` (B,3,H,W) float32 in [0,1], `caption` and `name` (lists of str) and `index` (B,) int64.
-    Files that cannot be read are skipped with a warning.
-    """
+    """Photos of a folder with captions; see docs/data.md for the layouts. Batches hold `image`, `caption`, `name`, `index`."""
 
     size_px: int = 64  # side of the square images
     batch_size: int = 64
@@ -68,16 +64,16 @@ class PhotosDataModule(FolderDataModule):
 
     def _captions(self, dataset: PhotoDataset) -> list[PhotoCaption]:
         subjects = [""] * len(dataset)
-        use_folders, use_colors = caption_parts(self.caption)
         if self.caption == "metadata":
             subjects = metadata_captions(dataset.paths, root=self.folder)
         elif self.caption == "blip":
             from datamodules.blip import blip_captions
 
             subjects = blip_captions(dataset, model=self.blip, cache_dir=self.cache_dir)
-        elif use_folders:
+        elif "folder" in self.caption:
             subjects = class_captions(dataset.paths, root=self.folder, template=self.caption_template)
         if self.strip_grey_phrases:
             subjects = [strip_grey_phrases(subject) for subject in subjects]
+        use_colors = "colors" in self.caption
         colors = color_names(dataset, cache_dir=self.cache_dir) if use_colors else [()] * len(dataset)
         return [PhotoCaption(subject, names) for subject, names in zip(subjects, colors, strict=True)]

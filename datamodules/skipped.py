@@ -12,12 +12,6 @@ class SkippedSamples:
     """Samples that a loader handed out, and those of them that stand for an unreadable file.
 
     Counted in the main process, where the batches arrive: exact for any number of workers, whatever they have prefetched.
-
-    Example:
-        >>> samples = SkippedSamples()
-        >>> samples.count(["", "", "", "'a.png': it is empty"])
-        >>> samples.num_skipped, samples.num_read
-        (1, 4)
     """
 
     def __init__(self) -> None:

@@ -68,30 +68,29 @@ class StepDataModule(LightningDataModule):
             ValueError: Without trainer.max_steps, or if the run being resumed had other data, batch sizes or
                 accumulation.
         """
-        trainer = self.trainer
-        if trainer is None or trainer.max_steps < 1:
+        trainer, dataset = self.trainer, self.train_dataset
+        assert trainer is not None
+        assert dataset is not None
+        if trainer.max_steps < 1:
             raise ValueError(
                 "the order of batches needs the length of the run; set trainer.max_steps above 0"
             )
-        total_batches = trainer.max_steps * trainer.accumulate_grad_batches
-        start_batch = self._start_batch(trainer)
-        if start_batch >= total_batches and trainer.global_step < trainer.max_steps:
-            # Lightning would begin one empty epoch after the other, for ever.
-            raise ValueError(
-                f"the checkpoint has used {start_batch} batches in {trainer.global_step} steps, but the whole run of "
-                f"{trainer.max_steps} steps has {total_batches}, so none are left; resume with the "
-                "trainer.accumulate_grad_batches it was trained with or a larger trainer.max_steps"
-            )
-        dataset = _built(self.train_dataset)
         sampler = StepBatchSampler(
             len(dataset),
             self.batch_size,
-            total_batches,
+            trainer.max_steps * trainer.accumulate_grad_batches,
             self.seed,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
-            start_batch=start_batch,
+            start_batch=self._start_batch(trainer),
         )
+        if sampler.start_batch >= sampler.total_batches and trainer.global_step < trainer.max_steps:
+            # Lightning would begin one empty epoch after the other, for ever.
+            raise ValueError(
+                f"the checkpoint has used {sampler.start_batch} batches in {trainer.global_step} steps, but the whole run "
+                f"of {trainer.max_steps} steps has {sampler.total_batches}, so none are left; resume with the "
+                "trainer.accumulate_grad_batches it was trained with or a larger trainer.max_steps"
+            )
         loader = ResumedLoader(dataset, batch_sampler=sampler, **self._loader_options())
         self.skipped = loader.skipped
         return loader
@@ -106,6 +105,21 @@ class StepDataModule(LightningDataModule):
 
     predict_dataloader = test_dataloader
 
+    def _eval_loader(self, dataset: KeyedDataset | None) -> DataLoader[Any]:
+        assert dataset is not None, "setup(stage) comes before the loaders"
+        batch_size = self.val_batch_size or self.batch_size
+        return WatchedLoader(dataset, batch_size=batch_size, **self._loader_options())
+
+    def _loader_options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "timeout": self.timeout_s,
+            "pin_memory": torch.cuda.is_available(),
+            # Without its own generator a loader draws a seed from the global one, so a resumed run would differ there.
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
     def state_dict(self) -> dict[str, int]:
         """Position in the order of training batches, stored in Lightning's checkpoint."""
         if self.trainer is None or self.train_dataset is None:
@@ -116,25 +130,12 @@ class StepDataModule(LightningDataModule):
         """Keeps the position for `train_dataloader`, which checks it; to test a checkpoint other data are fine."""
         self._resumed = dict(state_dict)
 
-    def _eval_loader(self, dataset: KeyedDataset | None) -> DataLoader[Any]:
-        batch_size = self.val_batch_size or self.batch_size
-        return WatchedLoader(_built(dataset), batch_size=batch_size, **self._loader_options())
-
-    def _loader_options(self) -> dict[str, Any]:
-        return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "timeout": self.timeout_s if self.num_workers > 0 else 0.0,
-            "pin_memory": torch.cuda.is_available(),
-            # Without its own generator a loader draws a seed from the global one, so a resumed run would differ there.
-            "generator": torch.Generator().manual_seed(self.seed),
-        }
-
     def _order(self, trainer: Trainer) -> dict[str, int]:
         """What the order of samples depends on."""
+        assert self.train_dataset is not None
         return {
             "seed": self.seed,
-            "num_samples": len(_built(self.train_dataset)),
+            "num_samples": len(self.train_dataset),
             "global_batch_size": self.batch_size * trainer.world_size,
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
         }
@@ -148,14 +149,13 @@ class StepDataModule(LightningDataModule):
                 "the checkpoint holds no data position of this kind of datamodule, so its order of samples can't be "
                 "continued; resume with the datamodule it was trained with, or start a new run"
             )
-        for key, value in self._order(trainer).items():
-            if key == "accumulate_grad_batches" and key not in self._resumed:
-                continue  # older checkpoints have no note of it
-            if self._resumed.get(key) != value:
+        order = self._order(trainer)
+        for key, value in self._resumed.items():  # older checkpoints have no note of the accumulation
+            if value != order.get(key, value):
                 raise ValueError(
-                    f"the checkpoint was trained with {key}={self._resumed.get(key)} but this run has {value}, so its "
-                    "order of samples can't be continued; resume with the same data, seed, batch size (per process "
-                    "times processes) and accumulation, or start a new run"
+                    f"the checkpoint was trained with {key}={value} but this run has {order[key]}, so its order of samples "
+                    "can't be continued; resume with the same data, seed, batch size (per process times processes) and "
+                    "accumulation, or start a new run"
                 )
         return self._resumed["num_batches"]
 
@@ -165,8 +165,3 @@ def _num_processed(trainer: Trainer) -> int:
     # but `completed` lags by one, and after an exception within a step `ready` is one ahead.
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
     return int(progress.processed)
-
-
-def _built(dataset: KeyedDataset | None) -> KeyedDataset:
-    assert dataset is not None, "setup(stage) comes before the loaders"
-    return dataset

@@ -28,11 +28,6 @@ class StepBatchSampler(Sampler[list[Key]]):
         total_batches: Batches of the whole run (optimizer steps times accumulation).
         seed, rank, world_size: Of the order; this process of how many.
         start_batch: First global batch to yield; the number already consumed when a run is resumed.
-
-    Example:
-        >>> sampler = StepBatchSampler(5, 2, 3, seed=0)
-        >>> [[epoch for epoch, _ in keys] for keys in sampler]
-        [[0, 0], [0, 0], [1, 1]]
     """
 
     def __init__(

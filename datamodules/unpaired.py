@@ -63,8 +63,7 @@ class UnpairedDataset(KeyedDataset):
 class UnpairedDataModule(FolderDataModule):
     """Photos of two domains, trainA, trainB and perhaps valA, valB, testA, testB in `root`; see docs/data.md.
 
-    Batches hold `image_a` and `image_b` (B,3,H,W) float32 in [0,1], `name` and `name_b` (lists of str) and `index`
-    (B,) int64. Nothing is said of which image of B belongs to one of A. Each image is flipped for itself.
+    Batches hold `image_a`, `image_b`, `name`, `name_b` and `index`. Each image is flipped for itself.
     """
 
     size_px: int = 128  # side of the square images

@@ -12,12 +12,7 @@ from datamodules.options import check_at_least, check_share
 
 @dataclass(frozen=True)
 class View:
-    """A box of a picture in pixels, resized to `size_px` (height, width) and perhaps mirrored.
-
-    Example:
-        >>> View.square((4, 6), size_px=2)
-        View(top=0, left=1, height=4, width=4, size_px=(2, 2), flip=False)
-    """
+    """A box of a picture in pixels, resized to `size_px` (height, width) and perhaps mirrored."""
 
     top: int
     left: int

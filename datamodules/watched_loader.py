@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -53,51 +53,10 @@ class WatchedLoader(DataLoader[Any]):
         return _WatchedIterator(self, super().__iter__)
 
 
-class _ChildSignals:
-    """Tells of dead workers when a batch is waited for, and only then.
-
-    torch's handler of SIGCHLD raises wherever the main thread is: also in the middle of an optimiser's step or of the
-    writing of a checkpoint, whose state is then neither the old nor the new one. And torch installs it once in a
-    process, but Lightning puts the handlers from before a fit back at its end: from then on a dead worker would show
-    by the timeout alone.
-    """
-
-    def __init__(self) -> None:
-        self._iterators: weakref.WeakSet[_WatchedIterator] = weakref.WeakSet()
-        self._previous: Callable[[int, FrameType | None], object] | None = None
-        self._pid = 0
-
-    def watch(self, iterator: _WatchedIterator) -> None:
-        """Includes an iterator's workers; outside the main thread Python cannot, and the timeout has to do."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        if self._pid != os.getpid():  # forked: the workers so far are another process's
-            self._iterators.clear()
-            self._pid = os.getpid()
-        self._iterators.add(iterator)
-        handler = signal.getsignal(signal.SIGCHLD)
-        if handler != self._on_signal:
-            self._previous = handler if callable(handler) else None
-            signal.signal(signal.SIGCHLD, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a forked worker, to which they are no children
-            return
-        concerned = [iterator for iterator in list(self._iterators) if iterator.has_dead_worker()]
-        if not concerned and self._previous is not None:
-            self._previous(number, frame)
-        for iterator in concerned:
-            iterator.child_ended()
-
-
-_signals = _ChildSignals()
-
-
 class _WatchedIterator(Iterator[dict[str, Any]]):
     def __init__(self, loader: WatchedLoader, make: Callable[[], Any]) -> None:
         self._loader = loader
         self._waiting_since: float | None = None
-        self._child_ended = True  # perhaps: looked at before the first batch
         self._verdict: str | None = None
         self._use(loader._iterator)  # the one whose workers persist, if this is not the first pass
         self._watch_for_hangs()
@@ -108,8 +67,6 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         self._iterator = iterator
         # torch has no public name for its worker processes, and neither a dead nor a hanging one can be named without.
         self._workers: list[BaseProcess] = list(getattr(iterator, "_workers", []))
-        if self._workers:
-            _signals.watch(self)
 
     def __next__(self) -> dict[str, Any]:
         batch = self._guarded(lambda: next(self._iterator))
@@ -117,34 +74,47 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         return batch
 
     def _guarded(self, call: Callable[[], T]) -> T:
-        self._waiting_since = time.monotonic()
         try:
-            if self._child_ended:
-                self._child_ended = False
-                if self.has_dead_worker():
-                    self.child_ended()
-            return call()
+            with self._waiting():
+                return call()
         except (RuntimeError, ValueError, OSError, EOFError) as error:
-            self._waiting_since = None
             self._fail(error)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Lets the death of a worker end the wait for a batch that would never come; `_fail` says who died.
+
+        torch's handler of SIGCHLD raises wherever the main thread is: also in the middle of an optimiser's step or of the
+        writing of a checkpoint, whose state is then neither the old nor the new one. So it is not left in place. Outside
+        the main thread, which alone may have a handler, torch looks for dead workers every 5 seconds.
+        """
+        self._waiting_since = time.monotonic()
+        in_main = threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGCHLD)
+        if before is None or getattr(before, "__module__", "").startswith("torch."):
+            before = signal.SIG_DFL
+
+        def child_ended(number: int, frame: FrameType | None) -> None:
+            if callable(before):
+                before(number, frame)
+            self._raise_if_dead()
+
+        if in_main:
+            signal.signal(signal.SIGCHLD, child_ended)
+        try:
+            self._raise_if_dead()
+            yield
         finally:
             self._waiting_since = None
+            if in_main:
+                signal.signal(signal.SIGCHLD, before)
 
-    def has_dead_worker(self) -> bool:
-        """Whether a worker has ended that should not have."""
+    def _raise_if_dead(self) -> None:
         ending = getattr(self._iterator, "_shutdown", False)
-        return not ending and any(not worker.is_alive() for worker in self._workers)
-
-    def child_ended(self) -> None:
-        """Ends the wait for a batch that would never come, or lets the next wait do so.
-
-        Raises:
-            RuntimeError: As torch's handler would; `_fail` says who died.
-        """
-        self._child_ended = True
-        if self._waiting_since is not None:
-            self._waiting_since = None  # once: several may die together
-            raise RuntimeError("a DataLoader worker ended")
+        if self._waiting_since is None or ending or all(worker.is_alive() for worker in self._workers):
+            return
+        self._waiting_since = None  # once: several may die together
+        raise RuntimeError("a DataLoader worker ended")
 
     def _watch_for_hangs(self) -> None:
         """Starts the thread that kills workers after the timeout; it ends with this iterator.
@@ -152,7 +122,7 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         torch's own timeout does not cover a worker that stops while it hands over a batch: it waits for ever.
         """
         timeout_s = self._loader.timeout_s
-        if timeout_s <= 0:
+        if timeout_s <= 0 or self._loader.table is None:
             return
 
         def watch(iterator: Callable[[], _WatchedIterator | None]) -> None:
