@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from datamodules.image_files import SPLITS
-from datamodules.mask_dataset import MaskDataset, MaskTransform
 from datamodules.mask_files import MaskClasses
+from datamodules.masks import MaskDataset, MaskTransform
 from datamodules.options import check_at_least, from_options
 from datamodules.step_datamodule import StepDataModule
 

@@ -53,16 +53,13 @@ class PhotoTransform(Transform):
 
 
 class PhotoDataset(KeyedDataset):
-    """Image files with captions; see `KeyedDataset`.
+    """Image files with captions, which are empty until `captions` is set.
 
     Args:
         paths, names: Image files, and the unique name of each in batches.
         transform: Crop, size and probabilities.
         seed: Of the augmentation.
         stored: Results of `transform.stored` kept in memory, or None to decode at every access.
-
-    Attributes:
-        captions: The caption parts of each photo, empty until they are set.
     """
 
     num_draws = 6  # flip, side, top, left, the caption's colours, its class

@@ -9,9 +9,8 @@ from torch.utils.data import DataLoader
 
 from datamodules.keyed_dataset import KeyedDataset
 from datamodules.options import check_at_least, check_literals
-from datamodules.skipped import SkippedSamples
 from datamodules.step_sampler import StepBatchSampler
-from datamodules.watched_loader import WatchedLoader
+from datamodules.watched_loader import SkippedSamples, WatchedLoader
 
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",)}
 

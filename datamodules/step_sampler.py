@@ -1,6 +1,7 @@
 """Batches addressed by their global number, so that a resumed run needs no saved generator state."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -16,34 +17,26 @@ def epoch_order(num_samples: int, *, seed: int, epoch: int, stream: tuple[int, .
     return np.random.Generator(bits).permutation(num_samples)
 
 
+@dataclass(eq=False)
 class StepBatchSampler(Sampler[list[Key]]):
     """Yields one rank's list of (epoch, index) keys for every global batch from start_batch to total_batches.
 
     The global batch k belongs to epoch k // batches_per_epoch; the samples left over at the end of an epoch are dropped.
     A set smaller than one global batch is repeated within it. A global batch is the same for every world_size with the
     same batch_size * world_size.
-
-    Args:
-        num_samples, batch_size: Size of the data set, and of one batch of one rank.
-        total_batches: Batches of the whole run (optimizer steps times accumulation).
-        seed, rank, world_size: Of the order; this process of how many.
-        start_batch: First global batch to yield; the number already consumed when a run is resumed.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        total_batches: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        start_batch: int = 0,
-    ) -> None:
-        self.num_samples, self.batch_size, self.total_batches = num_samples, batch_size, total_batches
-        self.seed, self.rank, self.world_size, self.start_batch = seed, rank, world_size, start_batch
-        self.global_batch_size = batch_size * world_size
-        self.batches_per_epoch = max(1, num_samples // self.global_batch_size)
+    num_samples: int  # of the data set
+    batch_size: int  # of one batch of one rank
+    total_batches: int  # of the whole run: optimizer steps times accumulation
+    seed: int  # of the order
+    rank: int = 0  # of this process
+    world_size: int = 1  # number of processes
+    start_batch: int = 0  # first global batch to yield: the number consumed when a run is resumed
+
+    def __post_init__(self) -> None:
+        self.global_batch_size = self.batch_size * self.world_size
+        self.batches_per_epoch = max(1, self.num_samples // self.global_batch_size)
 
     def __len__(self) -> int:
         """Batches of the whole run, also when it starts later: Lightning adds what was done before."""

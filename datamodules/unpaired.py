@@ -19,11 +19,7 @@ class UnpairedDataset(KeyedDataset):
     """An image of each domain; in training the partner in B is another one in every epoch, a function of the seed.
 
     It is as long as the larger domain. Images of the smaller one come again: in training each about equally often, in
-    evaluation from its first on, under the same name.
-
-    Args:
-        a, b: Photos of the domains; A gives the size, the crops and the names.
-        seed: Of the augmentation and of the order of B.
+    evaluation from its first on, under the same name. A gives the size, the crops and the names.
     """
 
     num_draws = 8  # flip, side, top and left of A, then of B

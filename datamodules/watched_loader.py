@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -19,12 +20,41 @@ from torch.utils.data import DataLoader, get_worker_info
 from datamodules.decode import UnreadableImage
 from datamodules.keyed_dataset import KeyedDataset, collate
 from datamodules.loader_workers import ReadingTable, obey_main_process, signals_held
-from datamodules.skipped import SkippedSamples
 
+log = logging.getLogger(__name__)
+
+NUM_KEPT = 3
 KILL_GRACE_S = 2.0
 WATCHDOG_PERIOD_S = 0.5
 
 T = TypeVar("T")
+
+
+class SkippedSamples:
+    """Samples that a loader handed out, and those of them that stand for an unreadable file.
+
+    Counted in the main process, where the batches arrive: exact for any number of workers, whatever they have prefetched.
+    """
+
+    def __init__(self) -> None:
+        self.num_read = 0  # samples handed out
+        self.num_skipped = 0  # those among them in whose place another sample stands
+        self._reasons: dict[str, None] = {}  # what is wrong with each file, in the order of their last skip
+
+    @property
+    def last(self) -> list[str]:
+        """The files that were skipped last, with their reasons."""
+        return list(self._reasons)[-NUM_KEPT:]
+
+    def count(self, skipped: Sequence[str]) -> None:
+        """Takes the reasons of one batch, "" where the sample is its own; each file is logged once."""
+        self.num_read += len(skipped)
+        for reason in filter(None, skipped):
+            self.num_skipped += 1
+            if reason not in self._reasons:
+                log.warning("cannot read %s; the next sample takes its place", reason)
+            self._reasons.pop(reason, None)
+            self._reasons[reason] = None
 
 
 class LoaderError(OSError):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datamodules.keyed_dataset import collate
-from datamodules.mask_dataset import MaskTransform
+from datamodules.masks import MaskTransform
 from datamodules.view import View
 
 # Far apart, so that a shift by a pixel shows, and their mean is no id.
