@@ -38,9 +38,8 @@ class PhotoCaption:
 def singular(word: str) -> str:
     """English singular by spelling alone: sunflowers -> sunflower, berries -> berry; ibis and lotus stay."""
     lower = word.lower()
-    if lower.endswith(("series", "species")) or not lower.endswith("s") or len(word) < 4:
-        return word
-    if lower.endswith(("ss", "us", "is")):
+    kept = ("ss", "us", "is", "series", "species")
+    if len(word) < 4 or not lower.endswith("s") or lower.endswith(kept):
         return word
     if lower.endswith("ies"):
         return word[:-3] + "y"

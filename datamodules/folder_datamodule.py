@@ -52,13 +52,13 @@ class FolderDataModule(StepDataModule):
         found = self.readable(paths, read, what=f"{split} split{domain}")
         return PhotoDataset(
             [path for path, _ in found],
-            names=[self.name(path) for path, _ in found],
+            names=[self.name_of(path) for path, _ in found],
             transform=transform,
             seed=self.seed,
             stored=[image for _, image in found if image is not None] if self.keep else None,
         )
 
-    def name(self, path: Path) -> str:
+    def name_of(self, path: Path) -> str:
         """A file's unique name in batches."""
         return printable(path.relative_to(self.folder))
 

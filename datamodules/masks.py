@@ -175,7 +175,7 @@ class MasksDataModule(FolderDataModule):
             )
         return MaskDataset(
             [pair for pair, _ in found],
-            names=[self.name(pair.image) for pair, _ in found],
+            names=[self.name_of(pair.image) for pair, _ in found],
             transform=transform,
             classes=classes,
             seed=self.seed,
