@@ -4,12 +4,12 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -68,13 +68,17 @@ class LatentCache(Callback):
             for name, encode in encodings.items()
         }
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the cache away again: another module may use the data set next."""
+        trainer.datamodule.train_dataset.encodings = {}
+
     def _file(
         self, name: str, encode: Encode, key: str, dataset: KeyedDataset, device: torch.device
     ) -> MomentsFile:
         """The whole file of one encoding of the images; written if there is none."""
         data = dataset.fingerprint()
         path = self.folder / f"latents-{_fingerprint(name, encode, key, data)}.npy"
-        with _held(_lock_of(path), path.name):
+        with _locked(path):
             moments = _found(path)
             if moments is None:
                 log.info(
@@ -92,10 +96,6 @@ class LatentCache(Callback):
             os.utime(path)  # the time of its last use, for whoever deletes old ones
         return moments
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the cache away again: another module may use the data set next."""
-        trainer.datamodule.train_dataset.encodings = {}
-
     def _encoded(
         self, encode: Encode, dataset: KeyedDataset, device: torch.device
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -103,20 +103,18 @@ class LatentCache(Callback):
         size_px = dataset.transform.size_px
         assert size_px is not None, "a data set of images of one size"
         for flip in (False, True):
-            for start in range(0, len(dataset), self.batch_size):
-                images, could_read = [], []
-                for index in range(start, min(start + self.batch_size, len(dataset))):
+            for indices in torch.arange(len(dataset)).split(self.batch_size):
+                images = torch.zeros(len(indices), 3, size_px, size_px)
+                could_read = np.ones(len(indices), dtype=bool)
+                for row, index in enumerate(indices.tolist()):
                     try:
-                        images.append(dataset.load(index, flip=flip))
-                        could_read.append(True)
+                        images[row] = dataset.load(index, flip=flip)
                     except UnreadableImage as error:
                         log.warning("%s; in training the next sample takes its place", error)
-                        images.append(torch.zeros(3, size_px, size_px))
-                        could_read.append(False)
-                batch = torch.stack(images).to(device)
+                        could_read[row] = False
                 with torch.no_grad():
-                    moments = encode(batch).float().cpu().numpy()
-                yield moments, np.array(could_read)
+                    moments = encode(images.to(device)).float().cpu().numpy()
+                yield moments, could_read
 
 
 def _found(path: Path) -> MomentsFile | None:
@@ -132,32 +130,21 @@ def _found(path: Path) -> MomentsFile | None:
     return moments
 
 
-def _lock_of(path: Path) -> FileLock:
-    return FileLock(f"{path}.lock")
-
-
-@contextmanager
-def _held(lock: FileLock, name: str) -> Iterator[None]:
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another process is writing %s; waiting for it", name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _locked(path: Path) -> AcquireReturnProxy:
+    lock = FileLock(f"{path}.lock")
+    with suppress(Timeout):
+        return lock.acquire(timeout=0)
+    log.info("another process is writing %s; waiting for it", path.name)
+    return lock.acquire()
 
 
 def _remove_leftovers(folder: Path) -> None:
     """Deletes what a killed writer has left; one that still writes holds its lock."""
     for draft in folder.glob(".latents-*.tmp"):
-        try:
-            with _lock_of(folder / f"{draft.name.split('.')[1]}.npy").acquire(timeout=0):
-                draft.unlink(missing_ok=True)
-                log.info("deleted %s, which a run that was killed has left", draft.name)
-        except Timeout:
-            continue
+        path = folder / f"{draft.name.split('.')[1]}.npy"
+        with suppress(Timeout), FileLock(f"{path}.lock").acquire(timeout=0):
+            draft.unlink(missing_ok=True)
+            log.info("deleted %s, which a run that was killed has left", draft.name)
 
 
 def _fingerprint(name: str, encode: Encode, key: str, data: str) -> str:

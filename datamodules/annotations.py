@@ -30,27 +30,25 @@ V = TypeVar("V")
 
 def color_names(dataset: PhotoDataset, *, cache_dir: str | None = None) -> list[tuple[str, ...]]:
     """Names of the main colours of every photo, most frequent first."""
-
-    def names(index: int) -> list[str]:
-        return list(name_colors(_small(dataset, index)))
-
-    settings = _settings("colors", dataset)
-    stored = annotated(dataset, names, settings=settings, cache_dir=cache_dir, unreadable=list[str]())
-    return [tuple(colors) for colors in stored]
+    names = _measured(dataset, "colors", lambda image: list(name_colors(image)), list[str](), cache_dir)
+    return [tuple(colors) for colors in names]
 
 
 def chroma(dataset: PhotoDataset, *, cache_dir: str | None = None) -> list[float]:
     """Mean CIELAB chroma of every photo; 0 is neutral grey."""
-
-    def mean(index: int) -> float:
-        return float(mean_chroma(_small(dataset, index)))
-
-    settings = _settings("chroma", dataset)
-    return annotated(dataset, mean, settings=settings, cache_dir=cache_dir, unreadable=0.0)
+    return _measured(dataset, "chroma", lambda image: float(mean_chroma(image)), 0.0, cache_dir)
 
 
-def _settings(kind: str, dataset: PhotoDataset) -> str:
-    return f"{kind} {DECODING_VERSION} {dataset.transform.size_px} {dataset.transform.crop}"
+def _measured(
+    dataset: PhotoDataset, kind: str, measure: Callable[[Tensor], V], unreadable: V, cache_dir: str | None
+) -> list[V]:
+    def annotate(index: int) -> V:
+        image = dataset.load(index)
+        small = image.shape[-1] <= MAX_SIDE_PX
+        return measure(image if small else torch.nn.functional.adaptive_avg_pool2d(image, MAX_SIDE_PX))
+
+    settings = f"{kind} {DECODING_VERSION} {dataset.transform.size_px} {dataset.transform.crop}"
+    return annotated(dataset, annotate, settings=settings, unreadable=unreadable, cache_dir=cache_dir)
 
 
 def annotated(
@@ -74,49 +72,40 @@ def annotated(
         cache_dir: Folder of the stored values; None stores nothing.
     """
 
-    def value(index: int) -> tuple[V, bool]:
+    def value(index: int) -> V | None:
         try:
-            return annotate(index), True
+            return annotate(index)
         except UnreadableImage as error:
             log.warning("%s; it is used without what is computed from it", error)
-            return unreadable, False
+            return None
 
+    values: list[V | None] = []
     if cache_dir is None:
-        return [value(index)[0] for index in range(len(dataset))]
-    Path(cache_dir).mkdir(parents=True, exist_ok=True)
-    file = Path(cache_dir) / f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.json"
-    keys = [_content_key(path) for path in dataset.paths]
-    with FileLock(f"{file}.lock"):
-        stored = _read(file)
-        found: dict[str, V] = {}
-        written_at, num_written = time.monotonic(), len(stored)
-        for index, key in enumerate(keys):
-            if key is not None and key not in stored and key not in found:
-                found[key], could_read = value(index)
-                if could_read:
-                    stored[key] = found[key]
-            is_due = index + 1 == len(keys) or time.monotonic() - written_at > WRITE_EVERY_S
-            if is_due and len(stored) > num_written:
-                write_text(file, json.dumps({"sha256": _checksum(stored), "values": stored}))
-                written_at, num_written = time.monotonic(), len(stored)
-    values = stored | found | {None: unreadable}
-    return [values[key] for key in keys]
+        values = [value(index) for index in range(len(dataset))]
+    else:
+        Path(cache_dir).mkdir(parents=True, exist_ok=True)
+        file = Path(cache_dir) / f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.json"
+        with FileLock(f"{file}.lock"):
+            stored = _read(file)
+            written_at, num_written = time.monotonic(), len(stored)
+            for index, path in enumerate(dataset.paths):
+                key = _content_key(path)
+                values.append(stored[key] if key in stored else value(index))
+                if key and values[-1] is not None:
+                    stored[key] = values[-1]
+                is_due = index + 1 == len(dataset) or time.monotonic() - written_at > WRITE_EVERY_S
+                if is_due and len(stored) > num_written:
+                    write_text(file, json.dumps({"sha256": _checksum(stored), "values": stored}))
+                    written_at, num_written = time.monotonic(), len(stored)
+    return [unreadable if value is None else value for value in values]
 
 
-def _small(dataset: PhotoDataset, index: int) -> Tensor:
-    image = dataset.load(index)
-    if image.shape[-1] <= MAX_SIDE_PX:
-        return image
-    return torch.nn.functional.adaptive_avg_pool2d(image, MAX_SIDE_PX)
-
-
-def _content_key(path: Path) -> str | None:
+def _content_key(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        log.warning("cannot read %r: %s", str(path), error.strerror)
-        return None
+    except OSError:
+        return ""  # annotate says what is wrong with it
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -67,26 +67,24 @@ def load_captioner(model: str) -> Callable[[Tensor], str]:
     return caption
 
 
+def _load(model: str) -> tuple[Any, Any]:
+    for local_only in (True, False):
+        where = {"local_files_only": local_only, "trust_remote_code": False}
+        try:
+            processor = AutoProcessor.from_pretrained(model, **where)
+            return processor, BlipForConditionalGeneration.from_pretrained(
+                model, use_safetensors=True, **where
+            )
+        except (OSError, ValueError, KeyError) as error:
+            reason = error
+    raise ValueError(
+        f"the BLIP captioner {model!r} is not on this machine and cannot be downloaded "
+        f"({str(reason).strip().partition(chr(10))[0]}); set datamodule.blip to a folder that holds one, or "
+        "datamodule.caption=colors"
+    ) from reason
+
+
 def _version(model: str) -> str:
     """A local model with the state of its files; of a hub model the name has to do."""
     files = sorted(path for path in Path(model).glob("*") if path.is_file())
     return " ".join([model, *file_states(files)])
-
-
-def _load(model: str) -> tuple[Any, Any]:
-    for local_only in (True, False):
-        try:
-            processor = AutoProcessor.from_pretrained(
-                model, local_files_only=local_only, trust_remote_code=False
-            )
-            network = BlipForConditionalGeneration.from_pretrained(
-                model, local_files_only=local_only, use_safetensors=True
-            )
-            return processor, network
-        except (OSError, ValueError, KeyError) as error:
-            reason = error
-    first_line = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
-    raise ValueError(
-        f"the BLIP captioner {model!r} is not on this machine and cannot be downloaded ({first_line}); set "
-        "datamodule.blip to a folder that holds one, or datamodule.caption=colors"
-    ) from reason

@@ -1,16 +1,19 @@
-"""Colour photos that scikit-image ships in its wheel, cut into crops: a data set that is always there."""
+"""Data sets that are always there: crops of the colour photos that scikit-image ships in its wheel."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import skimage.data
 
 from datamodules.annotations import color_names
-from datamodules.captions import PhotoCaption, caption_parts
-from datamodules.decode import decode_image, resize, resize_short_side
+from datamodules.captions import PhotoCaption
+from datamodules.decode import decode_image
+from datamodules.options import from_options
 from datamodules.photo_dataset import PhotoDataset, PhotoTransform
 from datamodules.step_datamodule import StepDataModule
+from datamodules.unpaired import UnpairedDataset
+from datamodules.view import View, resize_short_side
 
 # File in skimage/data and what it shows. Grey files, micrographs without a caption and the second picture of the
 # stereo pair (motorcycle_right) are left out.
@@ -31,8 +34,7 @@ TRAIN_SCALES = (1.0, 0.7, 0.5, 0.35)
 EVAL_SCALES = (1.0, 0.7)
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """A rectangle of a photo, in pixels."""
 
     top: int
@@ -42,16 +44,10 @@ class Region:
 
 
 def split_region(height: int, width: int, split: str) -> Region:
-    """Part of a photo that a split may show: train the left part, val and test the halves of the rest.
-
-    Example:
-        >>> split_region(100, 200, "val")
-        Region(top=0, left=120, height=50, width=80)
-    """
-    border = int(width * TRAIN_SHARE)
+    """Part of a photo that a split may show: train the left part, val and test the halves of the rest."""
+    border, middle = int(width * TRAIN_SHARE), height // 2
     if split == "train":
         return Region(0, 0, height, border)
-    middle = height // 2
     if split == "val":
         return Region(0, border, middle, width - border)
     return Region(middle, border, height - middle, width - border)
@@ -99,10 +95,9 @@ def crop_dataset(split: str, *, transform: PhotoTransform, seed: int, domain: st
         region = split_region(photo.shape[-2], photo.shape[-1], split)
         if domain:
             half = region.height // 2
-            region = replace(region, top=region.top + half * (domain == "B"), height=half)
+            region = region._replace(top=region.top + half * (domain == "B"), height=half)
         for box in crop_boxes(region, scales=scales, overlap=overlap):
-            square = photo[:, box.top : box.top + box.height, box.left : box.left + box.width]
-            crop = resize(square, transform.size_px, transform.size_px)
+            crop = View(*box, size_px=(transform.size_px, transform.size_px)).image(photo)
             paths.append(path)
             names.append(f"{path.stem}_{box.top}_{box.left}_{box.height}")
             crops.append(255 - crop if domain == "B" else crop)
@@ -114,7 +109,6 @@ class BuiltinPhotosDataModule(StepDataModule):
     """Crops of the colour photos in the installed scikit-image; no file is downloaded.
 
     The splits show disjoint regions of the same photos, so figures on them say nothing about new photos.
-    Batches are those of `PhotosDataModule`.
     """
 
     size_px: int = 64  # side of the square images
@@ -125,20 +119,37 @@ class BuiltinPhotosDataModule(StepDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.transform = PhotoTransform(
-            self.size_px,
-            flip_prob=self.flip_prob,
-            caption_drop_colors_prob=self.caption_drop_colors_prob,
-            caption_drop_class_prob=self.caption_drop_class_prob,
-        )
+        self.transform = from_options(PhotoTransform, self)
 
     def build_dataset(self, split: str) -> PhotoDataset:
         """The crops of a split, decoded into memory; raises as `crop_dataset`."""
-        use_subject, use_colors = caption_parts(self.caption)
         dataset = crop_dataset(split, transform=self.transform, seed=self.seed)
-        colors = color_names(dataset) if use_colors else [()] * len(dataset)
+        colors = color_names(dataset) if "colors" in self.caption else [()] * len(dataset)
         dataset.captions = [
-            PhotoCaption(PHOTOS[path.name] if use_subject else "", names)
+            PhotoCaption(PHOTOS[path.name] if "folder" in self.caption else "", names)
             for path, names in zip(dataset.paths, colors, strict=True)
         ]
         return dataset
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class BuiltinUnpairedDataModule(StepDataModule):
+    """Photos (A) and colour negatives (B) in the splits of `BuiltinPhotosDataModule`; the right translation of x is 1 - x.
+
+    A shows the upper half of what a split may show of each photo and B the lower half, so no pixel is in both.
+    """
+
+    size_px: int = 64  # side of the square images
+    batch_size: int = 8
+    flip_prob: float = 0.5  # of a left-right flip in training, of each image for itself
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.transform = from_options(PhotoTransform, self)
+
+    def build_dataset(self, split: str) -> UnpairedDataset:
+        """The crops of both domains, decoded into memory; raises as `crop_dataset`."""
+        a, b = (
+            crop_dataset(split, transform=self.transform, seed=self.seed, domain=domain) for domain in "AB"
+        )
+        return UnpairedDataset(a, b, seed=self.seed)

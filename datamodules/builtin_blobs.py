@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from datamodules.image_files import SPLITS
-from datamodules.mask_dataset import MaskDataset, MaskTransform
 from datamodules.mask_files import MaskClasses
-from datamodules.option_checks import check_at_least
+from datamodules.masks import MaskDataset, MaskTransform
+from datamodules.options import check_at_least, from_options
 from datamodules.step_datamodule import StepDataModule
 
 # Part of the fingerprint; to be raised with every change of what is drawn.
@@ -26,7 +26,7 @@ MIN_RADIUS, MAX_RADIUS, RATER_SHARE = 0.06, 0.22, 0.15
 def draw_blobs(*key: int, size_px: int, num_classes: int, num_raters: int) -> tuple[np.ndarray, np.ndarray]:
     """The picture `key` of blobs on a shaded ground, and the class ids of its pixels by each rater.
 
-    It is a function of the arguments alone. A blob is a disc whose radius varies with the angle by three waves. Each class has a colour of its own, no blob the
+    A blob is a disc whose radius varies with the angle by three waves. Each class has a colour of its own, no blob the
     exact one; a later blob covers earlier ones. Rater 0 marks the pixels whose centre lies inside, another one takes
     each blob larger or smaller.
 
@@ -114,9 +114,7 @@ class BuiltinBlobsDataModule(StepDataModule):
             raise ValueError(
                 f"datamodule.num_classes is {self.num_classes}; expected 2 to 256, with the background"
             )
-        self.transform = MaskTransform(
-            self.size_px, flip_prob=self.flip_prob, brightness=self.brightness, contrast=self.contrast
-        )
+        self.transform = from_options(MaskTransform, self)
 
     def build_dataset(self, split: str) -> BlobDataset:
         """The blobs of a split; no two splits share an image."""

@@ -3,8 +3,12 @@
 import json
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+from datamodules.image_files import split_folders
 
 log = logging.getLogger(__name__)
 
@@ -18,13 +22,6 @@ class PhotoCaption:
     subject: str = ""  # what the photo shows
     colors: tuple[str, ...] = ()  # names of its main colours, most frequent first
 
-    @property
-    def color_text(self) -> str:
-        """The colour names as a phrase: "red", "red and green", "red, green and blue"."""
-        if len(self.colors) < 2:
-            return "".join(self.colors)
-        return f"{', '.join(self.colors[:-1])} and {self.colors[-1]}"
-
     def text(self, *, with_subject: bool = True, with_colors: bool = True) -> str:
         """The chosen parts joined by a comma; a part that is all there is stays, so only empty captions are empty.
 
@@ -32,17 +29,17 @@ class PhotoCaption:
             >>> PhotoCaption("a photo of a rose", ("red", "green")).text()
             'a photo of a rose, red and green'
         """
-        subject, colors = self.subject, self.color_text
-        parts = [part for part, chosen in ((subject, with_subject), (colors, with_colors)) if part and chosen]
-        return ", ".join(parts) if parts else subject or colors
+        *first, last = self.colors or ("",)
+        colors = f"{', '.join(first)} and {last}" if first else last
+        parts = [self.subject if with_subject else "", colors if with_colors else ""]
+        return ", ".join(filter(None, parts)) or self.subject or colors
 
 
 def singular(word: str) -> str:
     """English singular by spelling alone: sunflowers -> sunflower, berries -> berry; ibis and lotus stay."""
     lower = word.lower()
-    if lower.endswith(("series", "species")) or not lower.endswith("s") or len(word) < 4:
-        return word
-    if lower.endswith(("ss", "us", "is")):
+    kept = ("ss", "us", "is", "series", "species")
+    if len(word) < 4 or not lower.endswith("s") or lower.endswith(kept):
         return word
     if lower.endswith("ies"):
         return word[:-3] + "y"
@@ -74,20 +71,24 @@ def class_folder(path: Path, *, root: Path, splits: list[str]) -> str:
     return folders[-1] if folders else ""
 
 
-def caption_parts(caption: str) -> tuple[bool, bool]:
-    """Whether a caption mode takes (class folders, colour names)."""
-    return caption in ("folder", "folder_colors"), caption in ("colors", "folder_colors")
+def class_captions(paths: list[Path], *, root: Path, template: str) -> list[str]:
+    """Captions of files below `root` from their class folders; ValueError if none lies in one."""
+    splits = split_folders(root)
+    folders = [class_folder(path, root=root, splits=splits) for path in paths]
+    if not any(folders):
+        raise ValueError(
+            f"captions are taken from class folders, but the images of {str(root)!r} lie in none; sort them into folders "
+            "or set datamodule.caption=colors or none"
+        )
+    return [class_caption(folder, template=template) for folder in folders]
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Captions by file name of a metadata.jsonl (the ImageFolder convention: `file_name` and `text` in each line).
-
-    Raises:
-        ValueError: If a line is no JSON object with both keys; the message names the line.
-    """
+    """Captions by file name of a metadata.jsonl, if there is one: `file_name` and `text` in each line (ImageFolder)."""
     captions: dict[str, str] = {}
+    content = path.read_bytes() if path.is_file() else b""
     # Not splitlines: it also breaks at U+2028, which may stand inside a JSON string.
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -104,10 +105,10 @@ def metadata_captions(paths: list[Path], *, root: Path) -> list[str]:
     """Captions of files below `root`, each from the nearest metadata.jsonl that names it, "" if none does.
 
     Raises:
-        ValueError: If a metadata.jsonl can't be read, or none names any of the files.
+        ValueError: If a line is no JSON object with both keys, or none names any of the files.
     """
-    tables: dict[Path, dict[str, str]] = {}
-    captions = [_metadata_caption(path, root=root, tables=tables) for path in paths]
+    table_of = cache(read_metadata)
+    captions = [_metadata_caption(path, root, table_of) for path in paths]
     missing = sum(caption is None for caption in captions)
     if missing == len(paths):
         raise ValueError(
@@ -121,12 +122,9 @@ def metadata_captions(paths: list[Path], *, root: Path) -> list[str]:
     return [caption or "" for caption in captions]
 
 
-def _metadata_caption(path: Path, *, root: Path, tables: dict[Path, dict[str, str]]) -> str | None:
+def _metadata_caption(path: Path, root: Path, table_of: Callable[[Path], dict[str, str]]) -> str | None:
     for folder in path.parents:
-        if folder not in tables:
-            file = folder / "metadata.jsonl"
-            tables[folder] = read_metadata(file) if file.is_file() else {}
-        text = tables[folder].get(path.relative_to(folder).as_posix())
+        text = table_of(folder / "metadata.jsonl").get(path.relative_to(folder).as_posix())
         if text is not None or folder == root:
             return text
     return None

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.decode import UnreadableImage, check_image, decode_image
+from datamodules.decode import UnreadableImage, attempts, check_image, decode_image
 from datamodules.image_files import SPLITS, list_images
 from datamodules.mask_files import MaskedImage, mask_classes, paired, read_masks
-from datamodules.readable import attempts
 
 MAX_PIXELS = 64_000_000
 OF_MASKS = ("num_classes", "ignore_index", "mask_values")
@@ -17,22 +16,6 @@ USAGE = (
     "usage: python -m datamodules.check root=DIR [max_pixels=N]; with masks also num_classes=N, ignore_index=N or "
     "mask_values=[0,255], unless root/classes.json says them\n"
 )
-
-
-def images(root: Path) -> list[MaskedImage]:
-    """The images below `root`; those of a layout with masks with theirs.
-
-    Raises:
-        OSError, ValueError: If there is no image, none in one of two domains, or an image or mask has no counterpart.
-    """
-    folders = mask_folders(root)
-    if folders:
-        return [pair for folder in folders for pair in paired(folder)]
-    for split in SPLITS:
-        if (root / f"{split}A").is_dir() or (root / f"{split}B").is_dir():
-            list_images(root / f"{split}A")
-            list_images(root / f"{split}B")
-    return [MaskedImage(path, ()) for path in list_images(root)]
 
 
 def mask_folders(root: Path) -> list[Path]:
@@ -44,10 +27,19 @@ def report(root: Path, *, max_pixels: int = MAX_PIXELS, **of_masks: Any) -> bool
     """Writes what is wrong with each file, and their number; whether all are fine.
 
     Raises:
-        OSError, ValueError: See `images` and `mask_classes`.
+        OSError, ValueError: If there is no image, none in one of two domains, an image or mask has no counterpart, or the
+            classes are not known.
     """
-    known: dict[str, Any] = dict.fromkeys(OF_MASKS) | of_masks
-    classes = mask_classes(root, **known) if mask_folders(root) else None
+    folders, classes = mask_folders(root), None
+    if folders:
+        classes = mask_classes(root, **{key: of_masks.get(key) for key in OF_MASKS})
+        pairs = [pair for folder in folders for pair in paired(folder)]
+    else:
+        for split in SPLITS:
+            domains = [root / f"{split}{domain}" for domain in "AB"]
+            for domain in domains if any(map(Path.is_dir, domains)) else ():
+                list_images(domain)
+        pairs = [MaskedImage(path, ()) for path in list_images(root)]
 
     def read(pair: MaskedImage) -> None:
         size = check_image(pair.image, max_pixels=max_pixels)
@@ -55,7 +47,7 @@ def report(root: Path, *, max_pixels: int = MAX_PIXELS, **of_masks: Any) -> bool
         if classes is not None:
             read_masks(pair, classes, size=size, max_pixels=max_pixels)
 
-    results = attempts(images(root), read)
+    results = attempts(pairs, read)
     broken = [error for _, error in results if isinstance(error, UnreadableImage)]
     for error in broken:
         sys.stdout.write(f"{str(error.path)!r}: {error.reason}\n")

@@ -1,17 +1,23 @@
-"""The part that data modules of files share: checked options, and photos that can be read."""
+"""The part that data modules of files share: their options, and which files can be read before anything is trained on them."""
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
-from datamodules.decode import check_image
+from datamodules.decode import UnreadableImage, UnusableMask, attempts, check_image
 from datamodules.image_files import printable
-from datamodules.option_checks import check_share
+from datamodules.options import check_share
 from datamodules.photo_dataset import PhotoDataset, PhotoTransform
-from datamodules.readable import readable
 from datamodules.step_datamodule import StepDataModule
+
+log = logging.getLogger(__name__)
+
+F = TypeVar("F")
+V = TypeVar("V")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -31,25 +37,62 @@ class FolderDataModule(StepDataModule):
         self.folder, self.keep = Path(self.root), self.image_cache == "memory"
 
     def photos(
-        self, paths: list[Path], *, what: str, transform: PhotoTransform, decode: bool
+        self, paths: list[Path], split: str, *, transform: PhotoTransform, domain: str = ""
     ) -> PhotoDataset:
-        """The readable ones of some image files, without captions.
+        """The readable ones of a split's image files, without captions.
 
-        `what` says in messages which part of the data they are; with `decode` files are checked by decoding them, not by
-        header and end mark alone.
+        Files of val and test are checked by decoding them, those of train by header and end mark unless they are kept.
         """
 
         def read(path: Path) -> Tensor | None:
             check_image(path, max_pixels=transform.max_pixels)
-            image = transform.stored(path) if self.keep or decode else None
+            image = transform.stored(path) if self.keep or split != "train" else None
             return image if self.keep else None
 
-        what = f"{what} of {str(self.folder)!r}"
-        found = readable(paths, read, what=what, max_share=self.max_unreadable_share)
+        found = self.readable(paths, read, what=f"{split} split{domain}")
         return PhotoDataset(
             [path for path, _ in found],
-            names=[printable(path.relative_to(self.folder)) for path, _ in found],
+            names=[self.name_of(path) for path, _ in found],
             transform=transform,
             seed=self.seed,
             stored=[image for _, image in found if image is not None] if self.keep else None,
         )
+
+    def name_of(self, path: Path) -> str:
+        """A file's unique name in batches."""
+        return printable(path.relative_to(self.folder))
+
+    def readable(self, files: Sequence[F], read: Callable[[F], V], *, what: str) -> list[tuple[F, V]]:
+        """Those of `files` that can be read, in their order, each with read(file); the others are logged in one warning.
+
+        `what` says in messages which part of the data they are.
+
+        Raises:
+            ValueError: If there are none, more than max_unreadable_share are unreadable, or for an UnusableMask: it shows
+                a mistake about all of them.
+        """
+        what = f"{what} of {str(self.folder)!r}"
+        if not files:
+            raise ValueError(f"there is no {what}; add a folder with images for it")
+        results = attempts(files, read)
+        broken = [result for _, result in results if isinstance(result, UnreadableImage)]
+        unusable = [error for error in broken if isinstance(error, UnusableMask)]
+        if unusable:
+            others = f" ({len(unusable) - 1} other files have such faults)" if len(unusable) > 1 else ""
+            raise ValueError(f"{unusable[0]}{others}")
+        share, skipped = len(broken) / len(files), f"{len(broken)} of {len(files)} images"
+        if broken:
+            lines = "\n".join(f"  {str(error.path)!r}: {error.reason}" for error in broken)
+            log.warning("skipped %s that cannot be read (%.1f %%):\n%s", skipped, 100 * share, lines)
+        if len(broken) == len(files):
+            raise ValueError(
+                f"none of the {len(files)} images in the {what} can be read; replace them or set datamodule.root to another "
+                "folder (the log lists each file with its reason)"
+            )
+        if share > self.max_unreadable_share:
+            raise ValueError(
+                f"{skipped} cannot be read ({100 * share:.0f} %), more than datamodule.max_unreadable_share="
+                f"{self.max_unreadable_share:g} allows; the first is {str(broken[0].path)!r}: {broken[0].reason} (the log "
+                "lists all); replace the files, or raise datamodule.max_unreadable_share"
+            )
+        return [(file, result) for file, result in results if not isinstance(result, UnreadableImage)]

@@ -37,21 +37,10 @@ def list_images(folder: Path) -> list[Path]:
         raise NotADirectoryError(
             f"{str(folder)!r} is a file; set datamodule.root to the folder that holds the images"
         )
-    found: list[Path] = []
-    num_files = 0
-    seen: set[str] = set()
-    for current, subfolders, files in os.walk(folder, followlinks=True, onerror=_report):
-        real = os.path.realpath(current)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        visible = [name for name in files if not name.startswith(".")]
-        num_files += len(visible)
-        found += [Path(current, name) for name in visible if name.lower().endswith(IMAGE_SUFFIXES)]
+    files = _visible_files(folder)
+    found = [path for path in files if path.name.lower().endswith(IMAGE_SUFFIXES)]
     if not found:
-        what = "is empty" if num_files == 0 else f"holds {num_files} files but no image"
+        what = f"holds {len(files)} files but no image" if files else "is empty"
         kinds = " ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
         raise ValueError(
             f"the image folder {str(folder)!r} {what}; put images ({kinds}) in it or set datamodule.root"
@@ -59,18 +48,26 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
 
 
+def _visible_files(folder: Path) -> list[Path]:
+    def report(error: OSError) -> None:
+        log.warning("cannot list the folder %r: %s; its images are left out", error.filename, error.strerror)
+
+    found: list[Path] = []
+    seen: set[str] = set()
+    for current, subfolders, files in os.walk(folder, followlinks=True, onerror=report):
+        real = os.path.realpath(current)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        found += [Path(current, name) for name in files if not name.startswith(".")]
+    return found
+
+
 def printable(path: Path) -> str:
-    """The path as text that any log can take: bytes that are no UTF-8 become escapes.
-
-    Example:
-        >>> printable(Path("a/b.png"))
-        'a/b.png'
-    """
+    """The path as text that any log can take: bytes that are no UTF-8 become escapes."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
-
-
-def _report(error: OSError) -> None:
-    log.warning("cannot list the folder %r: %s; its images are left out", error.filename, error.strerror)
 
 
 def hash_split(name: str) -> str:
@@ -123,11 +120,7 @@ def split_source(root: Path, split: str) -> tuple[Path | None, bool]:
 
 
 def split_images(root: Path, split: str) -> list[Path]:
-    """Image files of one split, none if there is no such split; see `split_source` and `hashed_split`.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: See `list_images`.
-    """
+    """Image files of one split, none if there is no such split; see `split_source`, `hashed_split` and `list_images`."""
     folder, hashed = split_source(root, split)
     if hashed:
         return hashed_split(list_images(root), root=root, split=split)
@@ -137,9 +130,8 @@ def split_images(root: Path, split: str) -> list[Path]:
 def file_states(paths: Sequence[Path]) -> list[str]:
     """Of each file its size, modification time and a hash of its first and last 64 KiB; "missing" if it can't be read.
 
-    Size and time alone miss a file that was exchanged by a tool that keeps both (cp -p, rsync -t). The ends are all
-    of a small photo and the header of a large one. What stays unseen is a change in the middle of a large file that
-    keeps its size and time.
+    Size and time alone miss a file that was exchanged by a tool that keeps both (cp -p, rsync -t). What stays unseen is a
+    change in the middle of a large file that keeps its size and time.
     """
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:

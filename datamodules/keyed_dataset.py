@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from datamodules.decode import CANNOT_READ, UnreadableImage
+from datamodules.decode import UnreadableImage
 from datamodules.image_files import file_states
 from datamodules.loader_workers import ReadingTable
+from datamodules.moments_file import MomentsFile
 from datamodules.step_sampler import Key
 from datamodules.view import Transform
 
@@ -42,12 +43,6 @@ class Item(TypedDict, total=False):
     encodings: dict[str, Tensor]  # (2Z, h, w) each
 
 
-class EncodingsCache(Protocol):
-    """Stored latent posteriors of a data set, (2Z, h, w) each; one that can't be used raises UnreadableImage."""
-
-    def get(self, index: int, flip: bool) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class Draw:
     """What a training sample is augmented by."""
@@ -71,7 +66,7 @@ class KeyedDataset(Dataset[Item]):
 
     def __init__(self, names: Sequence[str], *, transform: Transform, seed: int) -> None:
         self.names, self.transform, self.seed = list(names), transform, seed
-        self.encodings: dict[str, EncodingsCache] = {}
+        self.encodings: dict[str, MomentsFile] = {}
         self.reading: ReadingTable | None = None
 
     def item(self, index: int, draw: Draw | None) -> Item:
@@ -87,11 +82,7 @@ class KeyedDataset(Dataset[Item]):
         raise NotImplementedError
 
     def load(self, index: int, flip: bool = False) -> Tensor:
-        """Image without augmentation except the given flip: float32 (3, H, W) in [0, 1].
-
-        Raises:
-            UnreadableImage: If the file can't be read; only `dataset[index]` replaces it.
-        """
+        """Image without augmentation except the given flip, float32 (3, H, W); never another one, as `dataset[index]`."""
         image = self.item(index, None)["image"]
         return image.flip(-1) if flip else image
 
@@ -127,29 +118,22 @@ class KeyedDataset(Dataset[Item]):
         if epoch is not None:
             bits = np.random.Philox(np.random.SeedSequence([self.seed, epoch, index]))
             draw = Draw(epoch, np.random.Generator(bits).random(self.num_draws))
-        first: UnreadableImage | None = None
-        num_tries = min(len(self), MAX_REPLACEMENTS)
-        for number in range(index, index + num_tries):
+        errors: list[UnreadableImage] = []
+        for number in range(index, index + min(len(self), MAX_REPLACEMENTS)):
             position = number % len(self)
             with nullcontext() if self.reading is None else self.reading.noted(epoch, position):
                 try:
-                    item = self._named(position, draw)
-                    item["skipped"] = str(first or "").removeprefix(CANNOT_READ)
-                    return item
+                    item = self.item(position, draw)
+                    for name, file in self.encodings.items():
+                        item.setdefault("encodings", {})[name] = file.get(position, self.flips(draw))
                 except UnreadableImage as error:
-                    first = first or error
-        assert first is not None
-        raise UnreadableImage(
-            first.path, f"{first.reason}; the {num_tries - 1} files after it cannot be read either"
-        )
-
-    def _named(self, index: int, draw: Draw | None) -> Item:
-        item = self.item(index, draw)
-        item["name"], item["index"] = self.names[index], index
-        if self.encodings:
-            flip = self.flips(draw)
-            item["encodings"] = {name: cache.get(index, flip) for name, cache in self.encodings.items()}
-        return item
+                    errors.append(error)
+                    continue
+            item["name"], item["index"] = self.names[position], position
+            item["skipped"] = f"{str(errors[0].path)!r}: {errors[0].reason}" if errors else ""
+            return item
+        rest = f"the {len(errors) - 1} files after it cannot be read either"
+        raise UnreadableImage(errors[0].path, f"{errors[0].reason}; {rest}")
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -166,6 +150,6 @@ def _entry(values: list[Any]) -> Any:
     if isinstance(first, dict):
         return collate(values)
     if isinstance(first, list):
-        return [entry for value in values for entry in value]
+        return sum(values, [])
     different = isinstance(first, Tensor) and len({value.shape for value in values}) > 1
     return values if different or isinstance(first, str) else default_collate(values)

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 # Without it (macOS) a worker cannot tell who sent a signal, and SIGTERM ends it.
-CAN_TELL_SENDERS = hasattr(signal, "sigwaitinfo")
+CAN_TELL_SENDERS = hasattr(signal, "sigtimedwait")
 PARENT_CHECK_S = 1.0
 _NONE = -1
 
@@ -57,28 +57,12 @@ class ReadingTable:
             row[3] = 0
 
 
-def die_with_parent() -> None:
-    """Starts a thread that ends this process when its parent is gone.
-
-    torch's own check runs between two samples only: a worker that hangs in a read, or whose full pipe nobody empties,
-    would stay for ever after the main process was killed.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_CHECK_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent_watch", daemon=True).start()
-
-
 @contextmanager
 def signals_held() -> Iterator[None]:
     """Starts workers with SIGTERM and Ctrl-C blocked; this process gets what came meanwhile at the end of the block.
 
     A new process inherits it before it runs a line of Python, and so do threads that libraries start in it after a
-    fork (wandb does), which `ignore_group_signals` would come too late for.
+    fork (wandb does), for which `obey_main_process` would come too late.
     """
     if not CAN_TELL_SENDERS:
         yield
@@ -90,21 +74,26 @@ def signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def ignore_group_signals() -> None:
-    """Keeps this worker when SIGTERM or Ctrl-C reaches the whole process group: from a terminal, `timeout`, a SLURM step.
+def obey_main_process() -> None:
+    """Lets this worker, started under `signals_held`, end when the main process ends or says so, and for nothing else.
 
-    The main process completes its step first, for which it may wait for this worker, and several processes must not
-    stop at different steps. SIGTERM from the main process still ends the worker at once, even in a read that hangs;
-    torch and Python send it at their end. To be called in a worker that was started under `signals_held`.
+    SIGTERM or Ctrl-C may reach the whole process group: from a terminal, `timeout`, a SLURM step. The main process
+    completes its step first, for which it may wait for this worker, and several processes must not stop at different
+    steps. SIGTERM from the main process, which torch and Python send at their end, ends the worker at once, even in a
+    read that hangs. When the main process was killed, torch's own check ends a worker between two samples only.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if CAN_TELL_SENDERS:
-        threading.Thread(target=_end_when_asked, name="sigterm_watch", daemon=True).start()
-
-
-def _end_when_asked() -> None:
-    main = multiprocessing.parent_process()
+    main, parent = multiprocessing.parent_process(), os.getppid()
     assert main is not None, "this is for loader workers"
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main.pid:
-        continue
-    os._exit(0)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            if not CAN_TELL_SENDERS:
+                time.sleep(PARENT_CHECK_S)
+                continue
+            sent = signal.sigtimedwait({signal.SIGTERM}, PARENT_CHECK_S)
+            if sent is not None and sent.si_pid == main.pid:
+                os._exit(0)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="main_process_watch", daemon=True).start()

@@ -24,24 +24,14 @@ class MaskedImage:
 
 @dataclass(frozen=True)
 class MaskClasses:
-    """What the values of mask files mean.
-
-    Example:
-        >>> binary = MaskClasses(("background", "nucleus"), values=(0, 255))
-        >>> binary.ids(torch.tensor([[0, 255]]), Path("a.png")).tolist()
-        [[0, 1]]
-    """
+    """What the values of mask files mean."""
 
     names: tuple[str, ...]  # of the class ids
     ignore_index: int | None = None  # value of void pixels, kept as it is; None = there are none
     values: tuple[int, ...] | None = None  # the files' value of each class id; None = the ids themselves
 
     def ids(self, values: Tensor, path: Path) -> Tensor:
-        """Class ids of the values (H, W) of the file `path`, uint8 or int32.
-
-        Raises:
-            UnusableMask: For a value that stands for no class.
-        """
+        """Class ids of the values (H, W), uint8 or int32, of the file `path`; UnusableMask if one stands for no class."""
         # numpy compares numbers of any size; torch would wrap 700 to 188 before it compares it with a uint8.
         array = values.numpy()
         allowed = list(range(len(self.names)) if self.values is None else self.values)
@@ -56,10 +46,8 @@ class MaskClasses:
         return torch.from_numpy(ids)
 
     def _advice(self, value: int, found: set[int]) -> str:
-        text = f"holds the value {value}; expected "
-        text += (
-            f"class ids 0 to {len(self.names) - 1}" if self.values is None else f"one of {list(self.values)}"
-        )
+        ids = f"class ids 0 to {len(self.names) - 1}"
+        text = f"holds the value {value}; expected {ids if self.values is None else f'one of {list(self.values)}'}"
         text += "" if self.ignore_index is None else f", or {self.ignore_index} where it is void"
         if self.values is None and found <= {0, 255}:
             return f"{text}; set datamodule.mask_values=[0,255] to read 255 as class 1"
@@ -77,51 +65,51 @@ def mask_classes(
     Raises:
         ValueError: If nothing says how many there are, or two things say different.
     """
-    names: list[str] | None = None
-    file = root / "classes.json"
-    if file.is_file():
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            named = {int(entry["id"]): str(entry["name"]) for entry in content["classes"]}
-            names = [named[number] for number in range(len(named))]
-            if ignore_index is None and "void" in content:
-                ignore_index = int(content["void"]["id"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f'{str(file)!r} cannot be used ({type(error).__name__}: {error}); expected {{"classes": [{{"id": 0, "name": '
-                '"sky"}, ...]} with the ids 0, 1, 2 ... and perhaps "void": {"id": 255}'
-            ) from error
+    names, void = _read_classes(root / "classes.json")
+    ignore_index = void if ignore_index is None else ignore_index
+    values = None if mask_values is None else tuple(mask_values)
     counts = {
         "datamodule.num_classes": num_classes,
-        "datamodule.mask_values": None if mask_values is None else len(mask_values),
+        "datamodule.mask_values": None if values is None else len(values),
         "classes.json": None if names is None else len(names),
     }
     known = {source: count for source, count in counts.items() if count is not None}
     if not known:
         raise ValueError(
-            f"the number of classes is not known; set datamodule.num_classes (with the background) or write {str(file)!r}"
+            "the number of classes is not known; set datamodule.num_classes (with the background) or write "
+            f"{str(root / 'classes.json')!r}"
         )
     if len(set(known.values())) > 1:
-        raise ValueError(
-            "the numbers of classes differ: "
-            + ", ".join(f"{count} by {source}" for source, count in known.items())
-        )
-    taken = {number: value for number, value in enumerate(mask_values or ()) if number != value}
+        differ = ", ".join(f"{count} by {source}" for source, count in known.items())
+        raise ValueError(f"the numbers of classes differ: {differ}")
+    taken = {number: value for number, value in enumerate(values or ()) if number != value}
     if ignore_index in taken:
         raise ValueError(
             f"the void value {ignore_index} would become the id of a class, which datamodule.mask_values gives to the value "
             f"{taken[ignore_index]}; leave datamodule.mask_values out and count void as a class of datamodule.num_classes"
         )
-    names = names or [str(number) for number in range(next(iter(known.values())))]
-    return MaskClasses(tuple(names), ignore_index, None if mask_values is None else tuple(mask_values))
+    names = names or tuple(str(number) for number in range(next(iter(known.values()))))
+    return MaskClasses(names, ignore_index, values)
+
+
+def _read_classes(file: Path) -> tuple[tuple[str, ...] | None, int | None]:
+    """The names of the classes and the value of void; None for what the file, if there is one, does not say."""
+    if not file.is_file():
+        return None, None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        named = {int(entry["id"]): str(entry["name"]) for entry in content["classes"]}
+        void = int(content["void"]["id"]) if "void" in content else None
+        return tuple(named[number] for number in range(len(named))), void
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{str(file)!r} cannot be used ({type(error).__name__}: {error}); expected {{"classes": [{{"id": 0, "name": '
+            '"sky"}, ...]} with the ids 0, 1, 2 ... and perhaps "void": {"id": 255}'
+        ) from error
 
 
 def split_pairs(root: Path, split: str) -> list[MaskedImage]:
-    """The images of a split with their masks, in natural order; none if there is no such split.
-
-    Raises:
-        OSError, ValueError: If a folder is missing or empty, or an image or mask has no counterpart.
-    """
+    """The images of a split with their masks, in natural order; none if there is no such split."""
     folder, hashed = split_source(root, split)
     if folder is None:
         return []
@@ -133,7 +121,11 @@ def split_pairs(root: Path, split: str) -> list[MaskedImage]:
 
 
 def paired(folder: Path) -> list[MaskedImage]:
-    """Each image below `folder`/images with its masks: `masks`/STEM.* or, of several raters, STEM_1.*, STEM_2.* ..."""
+    """Each image below `folder`/images with its masks: `masks`/STEM.* or, of several raters, STEM_1.*, STEM_2.* ...
+
+    Raises:
+        OSError, ValueError: If a folder is missing or empty, or an image or mask has no counterpart.
+    """
     for name in ("images", "masks"):
         if folder.exists() and not (folder / name).is_dir():
             raise FileNotFoundError(
@@ -176,12 +168,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 
 def read_masks(pair: MaskedImage, classes: MaskClasses, *, size: tuple[int, int], max_pixels: int) -> Tensor:
-    """Class ids (R, H, W) of an image's raters, uint8 or int32.
-
-    Raises:
-        UnreadableImage: If a file can't be read.
-        UnusableMask: If one is not of the height and width `size`, or holds what is no class.
-    """
+    """Class ids (R, H, W) of an image's raters, uint8 or int32; UnusableMask if one has not the height and width `size`."""
     masks = []
     for path in pair.masks:
         values = decode_mask(path, max_pixels)

@@ -35,19 +35,19 @@ class MomentsFile:
         OSError, ValueError: If the file is missing or not what `write` wrote.
     """
 
+    _file: BinaryIO | None = None
+
     def __init__(self, path: Path) -> None:
         self.path = path
         data = np.load(path, mmap_mode="r")
         self._sums = np.load(sums_path(path))
-        if data.ndim != 5 or data.dtype != np.float32 or not data.flags["C_CONTIGUOUS"]:
-            raise ValueError(f"holds {data.dtype} of the shape {data.shape}")
-        if self._sums.shape != data.shape[:2] or self._sums.dtype != np.uint64:
-            raise ValueError(f"holds {data.shape[:2]} entries but {self._sums.shape} checksums")
-        if path.stat().st_size != data.offset + data.nbytes:
-            raise ValueError(f"has {path.stat().st_size} bytes, not {data.offset + data.nbytes}")
+        found = (data.ndim, data.dtype, self._sums.dtype, self._sums.shape, path.stat().st_size)
+        if found != (5, np.float32, np.uint64, data.shape[:2], data.offset + data.nbytes):
+            raise ValueError(
+                f"holds {data.dtype} {data.shape} and checksums {self._sums.shape} in {found[-1]} bytes"
+            )
         self._offset, self._shape = data.offset, data.shape[2:]
         self._entry_bytes = data.nbytes // (data.shape[0] * data.shape[1])
-        self._file: int | None = None
 
     def __len__(self) -> int:
         return int(self._sums.shape[1])
@@ -64,18 +64,12 @@ class MomentsFile:
         content = self._read(index, flip)
         if not self._is_whole(content, index, flip):
             sums_path(self.path).unlink(missing_ok=True)
-            raise UnreadableImage(
-                self.path,
-                f"the cached latent of photo {index} is damaged; the next start of a run encodes all anew",
-            )
+            what = f"the cached latent of photo {index} is damaged"
+            raise UnreadableImage(self.path, f"{what}; the next start of a run encodes all anew")
         return torch.frombuffer(content, dtype=torch.float32).view(self._shape)
 
     def check(self) -> None:
-        """Checks entries spread over the file: all of a hundred gigabytes would take minutes at each start.
-
-        Raises:
-            ValueError: If one is damaged.
-        """
+        """Raises ValueError if one of the entries, spread over the file, is damaged; all of them would take minutes."""
         for index in {int(n) for n in np.linspace(0, len(self) - 1, NUM_CHECKED)}:
             for flip in (False, True):
                 if not self._is_whole(self._read(index, flip), index, flip):
@@ -86,10 +80,11 @@ class MomentsFile:
 
     def _read(self, index: int, flip: bool) -> bytearray:
         if self._file is None:  # opened in the loader's worker
-            self._file = os.open(self.path, os.O_RDONLY)
+            self._file = self.path.open("rb")
         start = self._offset + (int(flip) * len(self) + index) * self._entry_bytes
         try:
-            return bytearray(os.pread(self._file, self._entry_bytes, start))
+            # Not seek and read: forked workers may share the file's position.
+            return bytearray(os.pread(self._file.fileno(), self._entry_bytes, start))
         except OSError as error:
             raise UnreadableImage(self.path, error.strerror or str(error)) from error
 
@@ -97,43 +92,33 @@ class MomentsFile:
         return self.__dict__ | {"_file": None}
 
     def __del__(self) -> None:
-        if getattr(self, "_file", None) is not None:
-            os.close(self._file)  # type: ignore[arg-type]
+        if self._file is not None:
+            self._file.close()
 
 
 def write(path: Path, chunks: Iterator[tuple[np.ndarray, np.ndarray]], num_photos: int) -> None:
-    """Writes the entries of all photos and then of all mirror images.
+    """Writes the entries of all photos and then of all mirror images; ValueError if the disk has no room for them.
 
     The chunks are float32 (B, 2Z, h, w) in order, 2 * num_photos entries together, with bool (B,): whether the photo
     could be read.
-
-    Raises:
-        ValueError: If the disk has no room for them.
-        OSError: What writing raised.
     """
+    sums: list[int] = []
     with atomic_file(path) as file:
-        sums = _write_entries(file, path, chunks, num_photos)
+        for moments, could_read in chunks:
+            if not sums:
+                _check_space(path, 2 * num_photos * moments[0].nbytes)
+                shape = (2, num_photos, *moments.shape[1:])
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            entries = [np.ascontiguousarray(entry, dtype="<f4").tobytes() for entry in moments]
+            file.writelines(entries)
+            sums += [
+                zlib.crc32(entry) if fine else UNREADABLE
+                for entry, fine in zip(entries, could_read, strict=True)
+            ]
         sums_path(path).unlink(missing_ok=True)
     with atomic_file(sums_path(path)) as file:
-        np.save(file, sums)
-
-
-def _write_entries(
-    file: BinaryIO, path: Path, chunks: Iterator[tuple[np.ndarray, np.ndarray]], num_photos: int
-) -> np.ndarray:
-    """Checksums uint64 (2, N) of the entries it writes."""
-    sums: list[int] = []
-    for moments, could_read in chunks:
-        if not sums:
-            _check_space(path, 2 * num_photos * moments[0].nbytes)
-            shape = (2, num_photos, *moments.shape[1:])
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-        entries = [np.ascontiguousarray(entry, dtype="<f4").tobytes() for entry in moments]
-        file.writelines(entries)
-        sums += [zlib.crc32(e) if fine else UNREADABLE for e, fine in zip(entries, could_read, strict=True)]
-    assert len(sums) == 2 * num_photos
-    return np.array(sums, dtype=np.uint64).reshape(2, num_photos)
+        np.save(file, np.array(sums, dtype=np.uint64).reshape(2, num_photos))
 
 
 def _check_space(path: Path, num_bytes: int) -> None:

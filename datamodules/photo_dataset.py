@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from datamodules.captions import PhotoCaption
-from datamodules.decode import decode_image, resize_short_side
+from datamodules.decode import decode_image
 from datamodules.keyed_dataset import Draw, Item, KeyedDataset
-from datamodules.option_checks import check_share
-from datamodules.view import Transform, View
+from datamodules.options import check_share
+from datamodules.view import Transform, resize_short_side
 
 # Random crops take between 1 / RANDOM_CROP_MARGIN and all of the short side.
 RANDOM_CROP_MARGIN = 1.25
@@ -38,40 +38,26 @@ class PhotoTransform(Transform):
         )
 
     def stored(self, path: Path) -> Tensor:
-        """What image_cache="memory" keeps of a file, uint8: the final square, or for random crops the resized photo.
-
-        Raises:
-            UnreadableImage: See `decode_image`.
-        """
+        """What image_cache="memory" keeps of a file, uint8: the final square, or for random crops the resized photo."""
         short_px = self.size_px if self.crop != "random" else round(self.size_px * RANDOM_CROP_MARGIN)
         image = decode_image(path, self.max_pixels, min_side_px=DECODE_MARGIN * short_px)
         height, width = image.shape[-2:]
-        if self.crop == "resize":
-            return View.whole((height, width), size_px=self.size_px).image(image)
-        if self.crop == "center":
-            side = min(height, width)
-            return View.square((height, width), side=side, size_px=self.size_px).image(image)
+        if self.crop != "random":
+            return self.view((height, width)).image(image)
         longest = MAX_ASPECT * min(height, width)
         top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
         return resize_short_side(image[:, top : top + longest, left : left + longest], short_px)
 
-    def view(self, stored: Tensor, uniform: np.ndarray | None, *, flip: bool) -> View:
-        """What a sample shows of a stored image; `uniform` are three numbers in [0, 1), None = the largest square."""
-        height, width = stored.shape[-2:]
-        side = min(height, width)
-        if self.crop != "random" or uniform is None:
-            return View.square((height, width), side=side, size_px=self.size_px, flip=flip)
-        side = self.size_px + int(uniform[0] * (side - self.size_px + 1))
-        return View.square((height, width), side=side, size_px=self.size_px, position=uniform[1:], flip=flip)
+    def random_side(self, short_px: int, share: float) -> int:
+        return self.size_px + int(share * (short_px - self.size_px + 1))
 
 
 class PhotoDataset(KeyedDataset):
-    """Image files with captions; see `KeyedDataset`.
+    """Image files with captions, which are empty until `captions` is set.
 
     Args:
         paths, names: Image files, and the unique name of each in batches.
         transform: Crop, size and probabilities.
-        captions: Caption parts of each; None = empty captions.
         seed: Of the augmentation.
         stored: Results of `transform.stored` kept in memory, or None to decode at every access.
     """
@@ -85,13 +71,12 @@ class PhotoDataset(KeyedDataset):
         *,
         names: Sequence[str],
         transform: PhotoTransform,
-        captions: Sequence[PhotoCaption] | None = None,
         seed: int = 0,
         stored: Sequence[Tensor] | Tensor | None = None,
     ) -> None:
         super().__init__(names, transform=transform, seed=seed)
         self.paths = list(paths)
-        self.captions = [PhotoCaption()] * len(self.paths) if captions is None else list(captions)
+        self.captions = [PhotoCaption()] * len(self.paths)
         if isinstance(stored, list) and len({image.shape for image in stored}) == 1:
             # Thousands of small tensors cost more memory and slow down forked workers.
             stored = torch.stack(stored)
@@ -101,33 +86,27 @@ class PhotoDataset(KeyedDataset):
         return [self.paths[index]]
 
     def subset(self, indices: Sequence[int]) -> "PhotoDataset":
-        """The data set of some photos, numbered anew."""
+        """The data set of some photos, numbered anew and without captions."""
         return PhotoDataset(
             [self.paths[index] for index in indices],
             names=[self.names[index] for index in indices],
             transform=self.transform,
-            captions=[self.captions[index] for index in indices],
             seed=self.seed,
             stored=None if self._stored is None else [self._stored[index] for index in indices],
         )
 
     def photo(self, index: int, uniform: np.ndarray | None, *, flip: bool) -> Tensor:
-        """Image float32 (3, size_px, size_px) in [0, 1]; `uniform` are the three numbers of a random crop.
-
-        Raises:
-            UnreadableImage: If the file can't be read.
-        """
+        """Image float32 (3, size_px, size_px) in [0, 1]; `uniform` are the three numbers of a random crop."""
         stored = self.transform.stored(self.paths[index]) if self._stored is None else self._stored[index]
-        return self.transform.view(stored, uniform, flip=flip).image(stored).float() / 255.0
+        height, width = stored.shape[-2:]
+        return self.transform.view((height, width), uniform, flip=flip).image(stored).float() / 255.0
 
     def item(self, index: int, draw: Draw | None) -> Item:
-        crop = None if draw is None else draw.uniform[1:4]
+        parts, crop = {}, None
+        if draw is not None:
+            crop, (colors, subject) = draw.uniform[1:4], draw.uniform[4:6]
+            parts["with_colors"] = bool(colors >= self.transform.caption_drop_colors_prob)
+            parts["with_subject"] = bool(subject >= self.transform.caption_drop_class_prob)
         return Item(
-            image=self.photo(index, crop, flip=self.flips(draw)),
-            caption=self.captions[index].text() if draw is None else self._caption(index, draw.uniform[4:6]),
+            image=self.photo(index, crop, flip=self.flips(draw)), caption=self.captions[index].text(**parts)
         )
-
-    def _caption(self, index: int, uniform: np.ndarray) -> str:
-        with_colors = bool(uniform[0] >= self.transform.caption_drop_colors_prob)
-        with_subject = bool(uniform[1] >= self.transform.caption_drop_class_prob)
-        return self.captions[index].text(with_subject=with_subject, with_colors=with_colors)

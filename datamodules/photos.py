@@ -6,15 +6,10 @@ from typing import Literal
 
 from color.names import strip_grey_phrases
 from datamodules.annotations import chroma, color_names
-from datamodules.captions import (
-    PhotoCaption,
-    caption_parts,
-    class_caption,
-    class_folder,
-    metadata_captions,
-)
+from datamodules.captions import PhotoCaption, class_captions, metadata_captions
 from datamodules.folder_datamodule import FolderDataModule
-from datamodules.image_files import split_folders, split_images
+from datamodules.image_files import split_images
+from datamodules.options import from_options
 from datamodules.photo_dataset import PhotoDataset, PhotoTransform
 
 log = logging.getLogger(__name__)
@@ -22,11 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class PhotosDataModule(FolderDataModule):
-    """Photos of a folder with captions; see docs/data.md for the layouts.
-
-    Batches hold `image` (B,3,H,W) float32 in [0,1], `caption` and `name` (lists of str) and `index` (B,) int64.
-    Files that cannot be read are skipped with a warning.
-    """
+    """Photos of a folder with captions; see docs/data.md for the layouts. Batches hold `image`, `caption`, `name`, `index`."""
 
     size_px: int = 64  # side of the square images
     batch_size: int = 64
@@ -42,27 +33,15 @@ class PhotosDataModule(FolderDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.eval_transform = PhotoTransform(
-            self.size_px, crop=self.eval_crop, flip_prob=self.flip_prob, max_pixels=self.max_pixels
-        )
-        self.train_transform = replace(
-            self.eval_transform,
-            crop=self.crop,
-            caption_drop_colors_prob=self.caption_drop_colors_prob,
-            caption_drop_class_prob=self.caption_drop_class_prob,
-        )
+        self.train_transform = from_options(PhotoTransform, self)
+        self.eval_transform = replace(self.train_transform, crop=self.eval_crop)
 
     def build_dataset(self, split: str) -> PhotoDataset:
-        """The readable photos of a split with their captions.
-
-        Raises:
-            FileNotFoundError, NotADirectoryError, ValueError: If there is no folder, image or caption to use.
-        """
+        """The readable photos of a split with their captions; OSError or ValueError if there is nothing to use."""
         dataset = self.photos(
             split_images(self.folder, split),
-            what=f"{split} split",
+            split,
             transform=self.train_transform if split == "train" else self.eval_transform,
-            decode=split != "train",
         )
         if split == "train" and self.near_grey_min_chroma is not None:
             dataset = self._without_near_grey(dataset, self.near_grey_min_chroma)
@@ -85,26 +64,16 @@ class PhotosDataModule(FolderDataModule):
 
     def _captions(self, dataset: PhotoDataset) -> list[PhotoCaption]:
         subjects = [""] * len(dataset)
-        use_folders, use_colors = caption_parts(self.caption)
         if self.caption == "metadata":
             subjects = metadata_captions(dataset.paths, root=self.folder)
         elif self.caption == "blip":
             from datamodules.blip import blip_captions
 
             subjects = blip_captions(dataset, model=self.blip, cache_dir=self.cache_dir)
-        elif use_folders:
-            subjects = self._class_captions(dataset)
+        elif "folder" in self.caption:
+            subjects = class_captions(dataset.paths, root=self.folder, template=self.caption_template)
         if self.strip_grey_phrases:
             subjects = [strip_grey_phrases(subject) for subject in subjects]
+        use_colors = "colors" in self.caption
         colors = color_names(dataset, cache_dir=self.cache_dir) if use_colors else [()] * len(dataset)
         return [PhotoCaption(subject, names) for subject, names in zip(subjects, colors, strict=True)]
-
-    def _class_captions(self, dataset: PhotoDataset) -> list[str]:
-        splits = split_folders(self.folder)
-        folders = [class_folder(path, root=self.folder, splits=splits) for path in dataset.paths]
-        if not any(folders):
-            raise ValueError(
-                f"datamodule.caption={self.caption} takes captions from class folders, but the images of "
-                f"{str(self.folder)!r} lie in none; sort them into folders or set datamodule.caption=colors or none"
-            )
-        return [class_caption(folder, template=self.caption_template) for folder in folders]

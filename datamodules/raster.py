@@ -1,13 +1,11 @@
-"""A picture as strips of rows, so that it never needs to be in memory as a whole.
-
-Shapes: H/W pixels, C channels (1 or 3), R rows of a strip.
-"""
+"""A picture as strips of rows, so that it never needs to be in memory as a whole."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 Depth = Literal["uint8", "uint16"]
@@ -17,29 +15,21 @@ Depth = Literal["uint8", "uint16"]
 class Raster:
     """A picture that is made while it is written.
 
-    Args:
-        size_px: (H, W).
-        channels: 1 (grey, class ids, maps) or 3 (RGB).
-        strips: arrays (R, W, C) of `dtype` from top to bottom, R as it comes; they are read once.
-        dtype: uint8 or uint16.
-
     Example:
         >>> rows = (np.full((1, 4, 1), row, np.uint8) for row in range(3))
         >>> [strip.shape for strip in Raster(size_px=(3, 4), channels=1, strips=rows).checked()]
         [(1, 4, 1), (1, 4, 1), (1, 4, 1)]
     """
 
-    size_px: tuple[int, int]
-    channels: int
-    strips: Iterable[np.ndarray]
+    size_px: tuple[int, int]  # (H, W)
+    channels: int  # 1 (grey, class ids, maps) or 3 (RGB)
+    strips: Iterable[
+        np.ndarray
+    ]  # (rows, W, channels) from top to bottom, rows as they come; they are read once
     dtype: Depth = "uint8"
 
     def checked(self) -> Iterator[np.ndarray]:
-        """The strips.
-
-        Raises:
-            ValueError: a strip of another width, depth or number of channels, or more or fewer rows than the height.
-        """
+        """The strips; ValueError for one of another width, depth or number of channels, or for too many or few rows."""
         height, width = self.size_px
         num_rows = 0
         for strip in self.strips:
@@ -66,9 +56,9 @@ def raster(picture: Tensor) -> Raster:
         ValueError: none of these, or class ids below 0 or above 65535.
     """
     values = picture.detach().cpu()
-    if values.ndim == 3 and values.shape[0] in (1, 3):
-        if values.is_floating_point():
-            values = (values.float().clamp(0, 1) * 255).round().byte()
+    if values.ndim == 3 and values.shape[0] in (1, 3) and values.is_floating_point():
+        array = (values.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    elif values.ndim == 3 and values.shape[0] in (1, 3) and values.dtype == torch.uint8:
         array = values.permute(1, 2, 0).numpy()
     elif values.ndim == 2 and values.is_floating_point():
         array = (values.double().clamp(0, 1) * 65535).round().numpy().astype(np.uint16)[..., None]
@@ -79,11 +69,9 @@ def raster(picture: Tensor) -> Raster:
         array = values.numpy().astype(np.uint8 if high < 256 else np.uint16)[..., None]
     else:
         raise ValueError(
-            f"a result is {values.dtype} {tuple(values.shape)}; expected a picture (3, H, W) or (1, H, W), class ids "
-            "int64 (H, W) or a map float (H, W)"
+            f"a result is {values.dtype} {tuple(values.shape)}; expected a picture (3, H, W) or (1, H, W), float in [0, 1] "
+            "or uint8, class ids int64 (H, W) or a map float (H, W)"
         )
-    if array.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"a picture is {array.dtype}; expected float in [0, 1] or uint8")
     height, width, channels = array.shape
     depth: Depth = "uint8" if array.dtype == np.uint8 else "uint16"
     return Raster(size_px=(height, width), channels=channels, strips=[array], dtype=depth)

@@ -8,10 +8,9 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from datamodules.keyed_dataset import KeyedDataset
-from datamodules.option_checks import check_at_least, check_literals
-from datamodules.skipped import SkippedSamples
+from datamodules.options import check_at_least, check_literals
 from datamodules.step_sampler import StepBatchSampler
-from datamodules.watched_loader import WatchedLoader
+from datamodules.watched_loader import SkippedSamples, WatchedLoader
 
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",)}
 
@@ -32,9 +31,6 @@ class StepDataModule(LightningDataModule):
     Attributes:
         train_dataset, val_dataset, test_dataset: The splits, None before `setup`.
         skipped: The count of training samples read and skipped since `train_dataloader`.
-
-    Raises:
-        ValueError: For an option outside its range.
     """
 
     batch_size: int = 16  # samples per process and batch
@@ -71,30 +67,30 @@ class StepDataModule(LightningDataModule):
             ValueError: Without trainer.max_steps, or if the run being resumed had other data, batch sizes or
                 accumulation.
         """
-        trainer = self.trainer
-        if trainer is None or trainer.max_steps < 1:
+        trainer, dataset = self.trainer, self.train_dataset
+        assert trainer is not None
+        assert dataset is not None
+        if trainer.max_steps < 1:
             raise ValueError(
-                "the order of training batches needs the length of the run; set trainer.max_steps above 0"
-            )
-        total_batches = trainer.max_steps * trainer.accumulate_grad_batches
-        start_batch = self._start_batch(trainer)
-        if start_batch >= total_batches and trainer.global_step < trainer.max_steps:
-            # Lightning would begin one empty epoch after the other, for ever.
-            raise ValueError(
-                f"the checkpoint has used {start_batch} batches in {trainer.global_step} steps, but the whole run of "
-                f"{trainer.max_steps} steps has {total_batches}, so none are left; resume with the "
-                "trainer.accumulate_grad_batches it was trained with or a larger trainer.max_steps"
+                "the order of batches needs the length of the run; set trainer.max_steps above 0"
             )
         sampler = StepBatchSampler(
-            len(_built(self.train_dataset)),
+            len(dataset),
             self.batch_size,
-            total_batches,
+            trainer.max_steps * trainer.accumulate_grad_batches,
             self.seed,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
-            start_batch=start_batch,
+            start_batch=self._start_batch(trainer),
         )
-        loader = ResumedLoader(_built(self.train_dataset), batch_sampler=sampler, **self._loader_options())
+        if sampler.start_batch >= sampler.total_batches and trainer.global_step < trainer.max_steps:
+            # Lightning would begin one empty epoch after the other, for ever.
+            raise ValueError(
+                f"the checkpoint has used {sampler.start_batch} batches in {trainer.global_step} steps, but the whole run "
+                f"of {trainer.max_steps} steps has {sampler.total_batches}, so none are left; resume with the "
+                "trainer.accumulate_grad_batches it was trained with or a larger trainer.max_steps"
+            )
+        loader = ResumedLoader(dataset, batch_sampler=sampler, **self._loader_options())
         self.skipped = loader.skipped
         return loader
 
@@ -108,43 +104,37 @@ class StepDataModule(LightningDataModule):
 
     predict_dataloader = test_dataloader
 
-    def state_dict(self) -> dict[str, int]:
-        """Position in the order of training batches: plain ints, stored in Lightning's checkpoint.
-
-        `processed` is the counter that is right wherever a checkpoint is written: in on_train_batch_end `ready` and
-        `started` equal it but `completed` lags by one, and after an exception within a step `ready` is one ahead.
-        """
-        if self.trainer is None or self.train_dataset is None:
-            return {}
-        return {"num_batches": _num_processed(self.trainer), **self._order(self.trainer)}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Keeps the position for `train_dataloader`, which checks that data, seed and batch size are the same.
-
-        Lightning calls this after `setup` and before `train_dataloader`, and also to test a checkpoint: there
-        another data set is fine, so nothing is checked here.
-        """
-        self._resumed = dict(state_dict)
-
     def _eval_loader(self, dataset: KeyedDataset | None) -> DataLoader[Any]:
+        assert dataset is not None, "setup(stage) comes before the loaders"
         batch_size = self.val_batch_size or self.batch_size
-        return WatchedLoader(_built(dataset), batch_size=batch_size, **self._loader_options())
+        return WatchedLoader(dataset, batch_size=batch_size, **self._loader_options())
 
     def _loader_options(self) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
-            "timeout": self.timeout_s if self.num_workers > 0 else 0.0,
+            "timeout": self.timeout_s,
             "pin_memory": torch.cuda.is_available(),
             # Without its own generator a loader draws a seed from the global one, so a resumed run would differ there.
             "generator": torch.Generator().manual_seed(self.seed),
         }
 
+    def state_dict(self) -> dict[str, int]:
+        """Position in the order of training batches, stored in Lightning's checkpoint."""
+        if self.trainer is None or self.train_dataset is None:
+            return {}
+        return {"num_batches": _num_processed(self.trainer), **self._order(self.trainer)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Keeps the position for `train_dataloader`, which checks it; to test a checkpoint other data are fine."""
+        self._resumed = dict(state_dict)
+
     def _order(self, trainer: Trainer) -> dict[str, int]:
         """What the order of samples depends on."""
+        assert self.train_dataset is not None
         return {
             "seed": self.seed,
-            "num_samples": len(_built(self.train_dataset)),
+            "num_samples": len(self.train_dataset),
             "global_batch_size": self.batch_size * trainer.world_size,
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
         }
@@ -158,23 +148,19 @@ class StepDataModule(LightningDataModule):
                 "the checkpoint holds no data position of this kind of datamodule, so its order of samples can't be "
                 "continued; resume with the datamodule it was trained with, or start a new run"
             )
-        for key, value in self._order(trainer).items():
-            if key == "accumulate_grad_batches" and key not in self._resumed:
-                continue  # older checkpoints have no note of it
-            if self._resumed.get(key) != value:
+        order = self._order(trainer)
+        for key, value in self._resumed.items():  # older checkpoints have no note of the accumulation
+            if value != order.get(key, value):
                 raise ValueError(
-                    f"the checkpoint was trained with {key}={self._resumed.get(key)} but this run has {value}, so its "
-                    "order of samples can't be continued; resume with the same data, seed, batch size (per process "
-                    "times processes) and accumulation, or start a new run"
+                    f"the checkpoint was trained with {key}={value} but this run has {order[key]}, so its order of samples "
+                    "can't be continued; resume with the same data, seed, batch size (per process times processes) and "
+                    "accumulation, or start a new run"
                 )
         return self._resumed["num_batches"]
 
 
 def _num_processed(trainer: Trainer) -> int:
+    # The counter that is right wherever a checkpoint is written: in on_train_batch_end `ready` and `started` equal it
+    # but `completed` lags by one, and after an exception within a step `ready` is one ahead.
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
     return int(progress.processed)
-
-
-def _built(dataset: KeyedDataset | None) -> KeyedDataset:
-    assert dataset is not None, "setup(stage) comes before the loaders"
-    return dataset

@@ -4,11 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from datamodules.folder_datamodule import FolderDataModule
 from datamodules.image_files import hashed_split, list_images
 from datamodules.keyed_dataset import Draw, Item, KeyedDataset
+from datamodules.options import from_options
 from datamodules.photo_dataset import PhotoDataset, PhotoTransform
 from datamodules.step_sampler import epoch_order
 
@@ -20,11 +19,7 @@ class UnpairedDataset(KeyedDataset):
     """An image of each domain; in training the partner in B is another one in every epoch, a function of the seed.
 
     It is as long as the larger domain. Images of the smaller one come again: in training each about equally often, in
-    evaluation from its first on, under the same name.
-
-    Args:
-        a, b: Photos of the domains; A gives the size, the crops and the names.
-        seed: Of the augmentation and of the order of B.
+    evaluation from its first on, under the same name. A gives the size, the crops and the names.
     """
 
     num_draws = 8  # flip, side, top and left of A, then of B
@@ -33,7 +28,6 @@ class UnpairedDataset(KeyedDataset):
         length = max(len(a), len(b))
         super().__init__([a.names[n % len(a)] for n in range(length)], transform=a.transform, seed=seed)
         self.a, self.b = a, b
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     @property
     def deterministic(self) -> bool:
@@ -42,9 +36,7 @@ class UnpairedDataset(KeyedDataset):
     def partner(self, index: int, epoch: int | None) -> int:
         """Position in B of what stands beside `index`; None = evaluation, in order."""
         if epoch is not None:
-            if self._order[0] != epoch:
-                self._order = epoch, epoch_order(len(self), seed=self.seed, epoch=epoch, stream=ORDER_OF_B)
-            index = int(self._order[1][index])
+            index = int(epoch_order(len(self), seed=self.seed, epoch=epoch, stream=ORDER_OF_B)[index])
         return index % len(self.b)
 
     def files(self, index: int, epoch: int | None = None) -> list[Path]:
@@ -67,8 +59,7 @@ class UnpairedDataset(KeyedDataset):
 class UnpairedDataModule(FolderDataModule):
     """Photos of two domains, trainA, trainB and perhaps valA, valB, testA, testB in `root`; see docs/data.md.
 
-    Batches hold `image_a` and `image_b` (B,3,H,W) float32 in [0,1], `name` and `name_b` (lists of str) and `index`
-    (B,) int64. Nothing is said of which image of B belongs to one of A. Each image is flipped for itself.
+    Batches hold `image_a`, `image_b`, `name`, `name_b` and `index`. Each image is flipped for itself.
     """
 
     size_px: int = 128  # side of the square images
@@ -77,23 +68,17 @@ class UnpairedDataModule(FolderDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.eval_transform = PhotoTransform(
-            self.size_px, crop=self.eval_crop, flip_prob=self.flip_prob, max_pixels=self.max_pixels
-        )
-        self.train_transform = replace(self.eval_transform, crop=self.crop)
+        self.train_transform = from_options(PhotoTransform, self)
+        self.eval_transform = replace(self.train_transform, crop=self.eval_crop)
 
     def build_dataset(self, split: str) -> UnpairedDataset:
-        """The readable photos of both domains.
-
-        Raises:
-            OSError, ValueError: If a domain has no folder, or no image that can be read.
-        """
+        """The readable photos of both domains; OSError or ValueError if one has none."""
         a, b = (
             self.photos(
                 domain_images(self.folder, split, domain),
-                what=f"{split} split of domain {domain}",
+                split,
                 transform=self.train_transform if split == "train" else self.eval_transform,
-                decode=split != "train",
+                domain=f" of domain {domain}",
             )
             for domain in "AB"
         )
@@ -101,11 +86,7 @@ class UnpairedDataModule(FolderDataModule):
 
 
 def domain_images(root: Path, split: str, domain: str) -> list[Path]:
-    """Image files of one domain: its folder, or where val or test has none, by hash a share of the train folder.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: If there is no folder or no image in it.
-    """
+    """Image files of one domain: its folder, or where val or test has none, by hash a share of the train folder."""
     own = [name for name in ("val", "test") if (root / f"{name}{domain}").is_dir()]
     if split in own:
         return list_images(root / f"{split}{domain}")

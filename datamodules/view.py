@@ -1,4 +1,4 @@
-"""How a picture becomes a training sample: one box, size and flip for all that belongs to it."""
+"""How a picture becomes a sample: one box, size and flip for all that belongs to it."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.decode import resize
-from datamodules.option_checks import check_at_least, check_share
+from datamodules.options import check_at_least, check_share
 
 
 @dataclass(frozen=True)
 class View:
-    """A box of a picture in pixels, resized to `size_px` (height, width) and perhaps mirrored.
-
-    Example:
-        >>> View.square((4, 6), side=4, size_px=2)
-        View(top=0, left=1, height=4, width=4, size_px=(2, 2), flip=False)
-    """
+    """A box of a picture in pixels, resized to `size_px` (height, width) and perhaps mirrored."""
 
     top: int
     left: int
@@ -32,16 +26,13 @@ class View:
         cls,
         size: tuple[int, int],
         *,
-        side: int,
         size_px: int,
+        side: int | None = None,
         position: np.ndarray | None = None,
         flip: bool = False,
     ) -> "View":
-        """A square of a picture of height and width `size`, resized to `size_px`.
-
-        Its side is at most the short side of the picture; `position` are two numbers in [0, 1) that place it, None = in
-        the centre.
-        """
+        """A square of a picture of height and width `size`, None = the largest; two numbers in [0, 1) place it, None = centred."""
+        side = side or min(size)
         free = [length - side for length in size]
         if position is None:
             top, left = (pixels // 2 for pixels in free)
@@ -56,21 +47,25 @@ class View:
 
     def image(self, image: Tensor) -> Tensor:
         """The view of a uint8 image (3, H, W), antialiased."""
-        return self._flipped(resize(self._box(image), *self.size_px))
+        return self._of(image, InterpolationMode.BICUBIC)
 
     def mask(self, mask: Tensor) -> Tensor:
         """The view of masks (R, H, W) of any integer type: the id at the centre of each pixel, so never a new one."""
-        box = self._box(mask)
-        if box.shape[-2:] != self.size_px:
-            # Not NEAREST, which takes the pixel at the corner and so moves the mask against the image.
-            box = F.resize(box, list(self.size_px), interpolation=InterpolationMode.NEAREST_EXACT)
-        return self._flipped(box)
+        # Not NEAREST, which takes the pixel at the corner and so moves the mask against the image.
+        return self._of(mask, InterpolationMode.NEAREST_EXACT)
 
-    def _box(self, picture: Tensor) -> Tensor:
-        return picture[..., self.top : self.top + self.height, self.left : self.left + self.width]
-
-    def _flipped(self, picture: Tensor) -> Tensor:
+    def _of(self, picture: Tensor, interpolation: InterpolationMode) -> Tensor:
+        box = (self.top, self.left, self.height, self.width)
+        picture = F.resized_crop(picture, *box, size=list(self.size_px), interpolation=interpolation)
         return picture.flip(-1) if self.flip else picture
+
+
+def resize_short_side(image: Tensor, short_px: int) -> Tensor:
+    """uint8 image (3, H, W) resized so that its shorter side is `short_px`; smaller images are enlarged."""
+    height, width = image.shape[-2:]
+    factor = short_px / min(height, width)
+    size_px = (max(short_px, round(height * factor)), max(short_px, round(width * factor)))
+    return View(0, 0, height, width, size_px).image(image)
 
 
 @dataclass(frozen=True)
@@ -90,3 +85,20 @@ class Transform:
     def deterministic(self) -> bool:
         """Whether it gives one image of a file, up to a flip."""
         return self.crop != "random" and self.size_px is not None
+
+    def random_side(self, short_px: int, share: float) -> int:
+        """Side of a random square of a picture with this short side, by a number in [0, 1)."""
+        raise NotImplementedError
+
+    def view(self, size: tuple[int, int], uniform: np.ndarray | None = None, *, flip: bool = False) -> View:
+        """What a sample shows of a picture of height and width `size`.
+
+        A random square has its side, top and left by the three numbers `uniform` in [0, 1), and is the largest central
+        one with None.
+        """
+        if self.size_px is None or self.crop == "resize":
+            return View.whole(size, size_px=self.size_px, flip=flip)
+        if uniform is None or self.crop != "random":
+            return View.square(size, size_px=self.size_px, flip=flip)
+        side = self.random_side(min(size), float(uniform[0]))
+        return View.square(size, size_px=self.size_px, side=side, position=uniform[1:], flip=flip)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import re
 import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -18,15 +19,42 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from datamodules.decode import UnreadableImage
 from datamodules.keyed_dataset import KeyedDataset, collate
-from datamodules.loader_workers import ReadingTable, die_with_parent, ignore_group_signals, signals_held
-from datamodules.skipped import SkippedSamples
+from datamodules.loader_workers import ReadingTable, obey_main_process, signals_held
 
+log = logging.getLogger(__name__)
+
+NUM_KEPT = 3
 KILL_GRACE_S = 2.0
-# torch's own timeout does not cover a worker that stops while it hands over a batch (torch then waits for its answer
-# for ever): so long after it the workers are killed.
-WATCHDOG_GRACE_S, WATCHDOG_PERIOD_S = 1.5, 0.5
+WATCHDOG_PERIOD_S = 0.5
 
 T = TypeVar("T")
+
+
+class SkippedSamples:
+    """Samples that a loader handed out, and those of them that stand for an unreadable file.
+
+    Counted in the main process, where the batches arrive: exact for any number of workers, whatever they have prefetched.
+    """
+
+    def __init__(self) -> None:
+        self.num_read = 0  # samples handed out
+        self.num_skipped = 0  # those among them in whose place another sample stands
+        self._reasons: dict[str, None] = {}  # what is wrong with each file, in the order of their last skip
+
+    @property
+    def last(self) -> list[str]:
+        """The files that were skipped last, with their reasons."""
+        return list(self._reasons)[-NUM_KEPT:]
+
+    def count(self, skipped: Sequence[str]) -> None:
+        """Takes the reasons of one batch, "" where the sample is its own; each file is logged once."""
+        self.num_read += len(skipped)
+        for reason in filter(None, skipped):
+            self.num_skipped += 1
+            if reason not in self._reasons:
+                log.warning("cannot read %s; the next sample takes its place", reason)
+            self._reasons.pop(reason, None)
+            self._reasons[reason] = None
 
 
 class LoaderError(OSError):
@@ -36,14 +64,15 @@ class LoaderError(OSError):
 class WatchedLoader(DataLoader[Any]):
     """Batches of a `KeyedDataset`; takes the reasons of skipped samples out of them and counts them.
 
-    A worker that dies, or gives no batch within `timeout`, is a `LoaderError` that names the worker and the last file
-    it was given; all workers are then killed. Workers end when the main process does, however it ends.
-
-    Without workers no timeout can help. The other options are those of torch's DataLoader.
+    A worker that dies, or gives no batch within `timeout` seconds (0 = for ever), is a `LoaderError` that names the
+    worker and the last file it was given; all workers are then killed. Workers end when the main process does, however
+    it ends. Without workers no timeout can help. The other options are those of torch's DataLoader.
     """
 
-    def __init__(self, dataset: KeyedDataset, *, num_workers: int = 0, **options: Any) -> None:
-        self.samples = dataset
+    def __init__(
+        self, dataset: KeyedDataset, *, num_workers: int = 0, timeout: float = 0.0, **options: Any
+    ) -> None:
+        self.samples, self.timeout_s = dataset, timeout
         self.skipped = SkippedSamples()
         self.table = ReadingTable(num_workers) if num_workers > 0 else None
         if self.table is not None:
@@ -54,51 +83,10 @@ class WatchedLoader(DataLoader[Any]):
         return _WatchedIterator(self, super().__iter__)
 
 
-class _ChildSignals:
-    """Tells of dead workers when a batch is waited for, and only then.
-
-    torch's handler of SIGCHLD raises wherever the main thread is: also in the middle of an optimiser's step or of the
-    writing of a checkpoint, whose state is then neither the old nor the new one. And torch installs it once in a
-    process, but Lightning puts the handlers from before a fit back at its end: from then on a dead worker would show
-    by the timeout alone.
-    """
-
-    def __init__(self) -> None:
-        self._iterators: weakref.WeakSet[_WatchedIterator] = weakref.WeakSet()
-        self._previous: Callable[[int, FrameType | None], object] | None = None
-        self._pid = 0
-
-    def watch(self, iterator: _WatchedIterator) -> None:
-        """Includes an iterator's workers; outside the main thread Python cannot, and the timeout has to do."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        if self._pid != os.getpid():  # forked: the workers so far are another process's
-            self._iterators.clear()
-            self._pid = os.getpid()
-        self._iterators.add(iterator)
-        handler = signal.getsignal(signal.SIGCHLD)
-        if handler != self._on_signal:
-            self._previous = handler if callable(handler) else None
-            signal.signal(signal.SIGCHLD, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a forked worker, to which they are no children
-            return
-        concerned = [iterator for iterator in list(self._iterators) if iterator.has_dead_worker()]
-        if not concerned and self._previous is not None:
-            self._previous(number, frame)
-        for iterator in concerned:
-            iterator.child_ended()
-
-
-_signals = _ChildSignals()
-
-
 class _WatchedIterator(Iterator[dict[str, Any]]):
     def __init__(self, loader: WatchedLoader, make: Callable[[], Any]) -> None:
         self._loader = loader
         self._waiting_since: float | None = None
-        self._child_ended = True  # perhaps: looked at before the first batch
         self._verdict: str | None = None
         self._use(loader._iterator)  # the one whose workers persist, if this is not the first pass
         self._watch_for_hangs()
@@ -109,8 +97,6 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         self._iterator = iterator
         # torch has no public name for its worker processes, and neither a dead nor a hanging one can be named without.
         self._workers: list[BaseProcess] = list(getattr(iterator, "_workers", []))
-        if self._workers:
-            _signals.watch(self)
 
     def __next__(self) -> dict[str, Any]:
         batch = self._guarded(lambda: next(self._iterator))
@@ -118,39 +104,55 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         return batch
 
     def _guarded(self, call: Callable[[], T]) -> T:
-        self._waiting_since = time.monotonic()
         try:
-            if self._child_ended:
-                self._child_ended = False
-                if self.has_dead_worker():
-                    self.child_ended()
-            return call()
+            with self._waiting():
+                return call()
         except (RuntimeError, ValueError, OSError, EOFError) as error:
-            self._waiting_since = None
             self._fail(error)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Lets the death of a worker end the wait for a batch that would never come; `_fail` says who died.
+
+        torch's handler of SIGCHLD raises wherever the main thread is: also in the middle of an optimiser's step or of the
+        writing of a checkpoint, whose state is then neither the old nor the new one. So it is not left in place. Outside
+        the main thread, which alone may have a handler, torch looks for dead workers every 5 seconds.
+        """
+        self._waiting_since = time.monotonic()
+        in_main = threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGCHLD)
+        if before is None or getattr(before, "__module__", "").startswith("torch."):
+            before = signal.SIG_DFL
+
+        def child_ended(number: int, frame: FrameType | None) -> None:
+            if callable(before):
+                before(number, frame)
+            self._raise_if_dead()
+
+        if in_main:
+            signal.signal(signal.SIGCHLD, child_ended)
+        try:
+            self._raise_if_dead()
+            yield
         finally:
             self._waiting_since = None
+            if in_main:
+                signal.signal(signal.SIGCHLD, before)
 
-    def has_dead_worker(self) -> bool:
-        """Whether a worker has ended that should not have."""
+    def _raise_if_dead(self) -> None:
         ending = getattr(self._iterator, "_shutdown", False)
-        return not ending and any(not worker.is_alive() for worker in self._workers)
-
-    def child_ended(self) -> None:
-        """Ends the wait for a batch that would never come, or lets the next wait do so.
-
-        Raises:
-            RuntimeError: As torch's handler would; `_fail` says who died.
-        """
-        self._child_ended = True
-        if self._waiting_since is not None:
-            self._waiting_since = None  # once: several may die together
-            raise RuntimeError("a DataLoader worker ended")
+        if self._waiting_since is None or ending or all(worker.is_alive() for worker in self._workers):
+            return
+        self._waiting_since = None  # once: several may die together
+        raise RuntimeError("a DataLoader worker ended")
 
     def _watch_for_hangs(self) -> None:
-        """Starts the thread that kills workers of which torch's timeout takes no note; it ends with this iterator."""
-        timeout_s = self._loader.timeout
-        if timeout_s <= 0:
+        """Starts the thread that kills workers after the timeout; it ends with this iterator.
+
+        torch's own timeout does not cover a worker that stops while it hands over a batch: it waits for ever.
+        """
+        timeout_s = self._loader.timeout_s
+        if timeout_s <= 0 or self._loader.table is None:
             return
 
         def watch(iterator: Callable[[], _WatchedIterator | None]) -> None:
@@ -159,7 +161,7 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
             while (current := iterator()) is not None:
                 num_periods = num_periods + 1 if current._waiting_since == since is not None else 0
                 since = current._waiting_since
-                if num_periods * WATCHDOG_PERIOD_S > timeout_s + WATCHDOG_GRACE_S:
+                if num_periods * WATCHDOG_PERIOD_S > timeout_s:
                     current._verdict = current._hangs()
                     current._kill_workers()
                     return
@@ -172,25 +174,20 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         """Raises what a user can act on, or the error itself if it is none of the loader's."""
         dead = [number for number, worker in enumerate(self._workers) if not worker.is_alive()]
         raised = re.match(r"Caught (\w+) in DataLoader worker process (\d+)", str(error))
-        message: str | None
-        if self._verdict:
-            message = self._verdict
-        elif raised:
+        message = self._verdict
+        if message is None and raised:
             message = _raised(error, *raised.groups())
-        elif dead:
+        elif message is None and dead:
             message = self._died(dead[0])
-        elif self._workers and "timed out" in str(error):
-            message = self._hangs()
-        else:
-            raise error
-        self._kill_workers()
+        if message is not None or raised:
+            self._kill_workers()
         if message is None:
             raise error
         raise LoaderError(message) from error
 
     def _died(self, number: int) -> str:
         code = self._workers[number].exitcode or 0
-        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         advice = {
             -signal.SIGKILL: "; if memory ran out, lower datamodule.num_workers or datamodule.batch_size",
             -signal.SIGBUS: "; if /dev/shm is full, enlarge it or lower datamodule.num_workers",
@@ -204,9 +201,9 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
         busy_s = table.reading(number).busy_s
         for_s = f" for {busy_s:.0f} s" if busy_s else ""
         return (
-            f"{self._named(number)} hangs: no batch came within datamodule.timeout_s={self._loader.timeout:g}, and it was "
-            f"seen {self._doing(number)}{for_s}; check the disk of that file, or raise datamodule.timeout_s; resume=auto "
-            "continues the run"
+            f"{self._named(number)} hangs: no batch came within datamodule.timeout_s={self._loader.timeout_s:g}, and it "
+            f"was seen {self._doing(number)}{for_s}; check the disk of that file, or raise datamodule.timeout_s; "
+            "resume=auto continues the run"
         )
 
     def _named(self, number: int) -> str:
@@ -239,16 +236,8 @@ def _raised(error: Exception, kind: str, number: str) -> str | None:
     return f"{text} (in loader worker {number})"
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 def _start_worker(_number: int, *, table: ReadingTable) -> None:
-    ignore_group_signals()
-    die_with_parent()
+    obey_main_process()
     worker = get_worker_info()
     assert worker is not None
     assert isinstance(worker.dataset, KeyedDataset)

@@ -13,6 +13,7 @@ TARGETS = {
     "callbacks.checkpoints.LastCheckpoint": "reliability.checkpoints.LastCheckpoint",
     "callbacks.finite_guard.FiniteGuard": "reliability.finite_guard.FiniteGuard",
     "callbacks.preemption.Preemption": "reliability.preemption.Preemption",
+    "datamodules.builtin_unpaired.BuiltinUnpairedDataModule": "datamodules.builtin.BuiltinUnpairedDataModule",
 }
 # new target: {old key: new key}, None where the key is gone and means nothing any more
 KEYS: dict[str, dict[str, str | None]] = {}

@@ -18,8 +18,8 @@ from filelock import FileLock
 from PIL import Image
 
 from callbacks.latent_cache import LatentCache
+from datamodules.builtin import BuiltinUnpairedDataModule
 from datamodules.builtin_blobs import BuiltinBlobsDataModule
-from datamodules.builtin_unpaired import BuiltinUnpairedDataModule
 from datamodules.moments_file import MomentsFile, sums_path
 from datamodules.photos import PhotosDataModule
 from diffusion.bridge_paths import BridgePath

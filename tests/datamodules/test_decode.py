@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.decode import UnreadableImage, check_image, decode_image, resize_short_side
-from datamodules.view import View
+from datamodules.decode import UnreadableImage, check_image, decode_image
+from datamodules.view import View, resize_short_side
 
 LIMIT = 1_000_000
 
@@ -106,7 +106,7 @@ def test_one_pixel_and_small_images_are_enlarged(tmp_path: Path) -> None:
 
 def center_crop(image: torch.Tensor, size_px: int) -> torch.Tensor:
     size = (image.shape[-2], image.shape[-1])
-    return View.square(size, side=min(size), size_px=size_px).image(image)
+    return View.square(size, size_px=size_px).image(image)
 
 
 def test_center_crop_takes_the_middle_and_is_antialiased() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.loader_workers import CAN_TELL_SENDERS, ignore_group_signals, signals_held
+from datamodules.loader_workers import CAN_TELL_SENDERS, obey_main_process, signals_held
 
 pytestmark = pytest.mark.skipif(not CAN_TELL_SENDERS, reason="the system cannot tell who sent a signal")
 
@@ -27,7 +27,7 @@ class Sleeper(Dataset[int]):
 
 
 def start(_number: int) -> None:
-    ignore_group_signals()
+    obey_main_process()
 
 
 def start_iterating(seconds: float) -> Any:

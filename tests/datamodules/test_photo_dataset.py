@@ -18,7 +18,7 @@ def dataset_of(folder: Path, transform: PhotoTransform, *, keep: bool = False, s
     data = PhotosDataModule(
         root=str(folder), seed=seed, image_cache="memory" if keep else "none", max_unreadable_share=1.0
     )
-    return data.photos(list_images(folder), what="train split", transform=transform, decode=False)
+    return data.photos(list_images(folder), "train", transform=transform)
 
 
 @pytest.mark.parametrize("crop", ["center", "random"])

@@ -44,17 +44,3 @@ def test_a_set_smaller_than_the_batch_repeats_its_order() -> None:
 def test_orders_differ_by_epoch_and_seed() -> None:
     orders = {tuple(epoch_order(50, seed=seed, epoch=epoch)) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_samples": 0}, "num_samples is 0"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"rank": 2, "world_size": 2}, r"rank is 2; expected a value in \[0, 2\)"),
-        ({"seed": -1}, "must not be negative"),
-    ],
-)
-def test_wrong_arguments(options: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        StepBatchSampler(**({"num_samples": 4, "batch_size": 2, "total_batches": 3, "seed": 0} | options))

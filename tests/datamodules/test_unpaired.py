@@ -13,8 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from datamodules.builtin import PHOTOS
-from datamodules.builtin_unpaired import BuiltinUnpairedDataModule
+from datamodules.builtin import PHOTOS, BuiltinUnpairedDataModule
 from datamodules.check import main as check
 from datamodules.image_files import hash_split
 from datamodules.loader_workers import Reading

@@ -1,7 +1,15 @@
-"""Checks of option values; each raises one sentence that names the config key."""
+"""Checks of option values, each one sentence that names the config key, and parts built from options."""
 
 from dataclasses import fields
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+T = TypeVar("T")
+
+
+def from_options(kind: type[T], options: Any) -> T:
+    """An object of the dataclass `kind` by the attributes of `options` that have the names of its fields."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(options, name) for name in names if hasattr(options, name)})
 
 
 def check_literals(options: Any) -> None:
