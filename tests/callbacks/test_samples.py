@@ -35,7 +35,7 @@ def record(module, ema=None):
         weight = module.net.weight.detach().clone()
         seen.append((batch["name"], weight, module.net.training, torch.is_grad_enabled()))
         if ema is not None:
-            assert torch.equal(weight, ema.average_parameters()["net.weight"])
+            assert torch.equal(weight, ema.average["net.weight"])
         return panels(batch)
 
     module.sample_panels = sample_panels

@@ -29,7 +29,7 @@ def test_resume_equals_the_uninterrupted_run(fit, tiny, tmp_path, stop, accumula
     assert first.losses + second.losses == whole.losses
     assert first.validations + second.validations == whole.validations
     assert torch.equal(second.net.weight, whole.net.weight)
-    ours, theirs = reference.callbacks[0].average_parameters(), resumed.callbacks[0].average_parameters()
+    ours, theirs = reference.callbacks[0].average, resumed.callbacks[0].average
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     batches = [t.fit_loop.epoch_loop._batches_that_stepped for t in (reference, resumed)]
     assert batches[0] == batches[1]  # Lightning's default step axis of the loggers
