@@ -106,16 +106,10 @@ class SpikeGuard(StepCallback):
                 parameter.grad = None
         self.num_skipped += 1
         self._skipped_at.append(self.batch_start_step)
+        names = ", ".join(self._names[:16])
         logger.warning(
             "step %d is skipped: its loss %.4g is above %.4g, %g times the median of the last %d steps (batch: %s)",
-            *(
-                self.batch_start_step,
-                loss,
-                limit,
-                self.factor,
-                len(self._history),
-                ", ".join(self._names[:16]),
-            ),
+            *(self.batch_start_step, loss, limit, self.factor, len(self._history), names),
         )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
