@@ -302,8 +302,3 @@ def test_what_scontrol_answers_is_one_line_in_the_log(tmp_path, monkeypatch, cap
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID"):
         monkeypatch.delenv(name)
     assert slurm_job() is None
-
-
-def test_unknown_requeue_signals_are_refused():
-    with pytest.raises(ValueError, match=r"has 'USR1', expected names among SIGTERM, SIGUSR1, SIGUSR2"):
-        Preemption(["USR1"])
