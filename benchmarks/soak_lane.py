@@ -19,16 +19,9 @@ from runs.folder import status
 ROOT = Path(__file__).parents[1]
 MOMENTS = ("start", "step", "validation", "saving")
 ORDER = [  # moments and signals in turn
-    ("step", "SIGTERM"),
-    ("validation", "SIGKILL"),
-    ("saving", "SIGKILL"),
-    ("step", "SIGKILL"),
-    ("validation", "SIGTERM"),
-    ("saving", "SIGTERM"),
-    ("start", "SIGKILL"),
-    ("saving", "SIGKILL"),
-    ("validation", "SIGKILL"),
-    ("start", "SIGTERM"),
+    *(("step", "SIGTERM"), ("validation", "SIGKILL"), ("saving", "SIGKILL"), ("step", "SIGKILL")),
+    *(("validation", "SIGTERM"), ("saving", "SIGTERM"), ("start", "SIGKILL"), ("saving", "SIGKILL")),
+    *(("validation", "SIGKILL"), ("start", "SIGTERM")),
 ]
 EXIT_CODES = {"SIGTERM": 143, "SIGKILL": 137}  # as a shell gives them
 TIMEOUT_S = 300
@@ -105,7 +98,7 @@ class Lane:
         start_s: seconds from the command to the first step of the undisturbed run.
     """
 
-    def __init__(self, name: str, words: tuple[str, ...], folder: Path, seed: int) -> None:
+    def __init__(self, name: str, words: list[str], folder: Path, seed: int) -> None:
         self.name, self.words, self.folder = name, words, folder
         self.moments = random.Random(seed)
         self.undisturbed = folder / "undisturbed"
@@ -123,9 +116,9 @@ class Lane:
             while status(run_dir) != "finished" and not self.errors:
                 more = len(self.kills) < num_kills and time.monotonic() < deadline
                 restart_s = self._launch(run_dir, *(ORDER[len(self.kills) % len(ORDER)] if more else ()))
-                struck = [kill for kill in self.kills[:-1] if kill.restart_s is None]
-                for kill in struck:
-                    kill.restart_s = restart_s
+                for kill in self.kills[:-1]:
+                    if kill.restart_s is None:
+                        kill.restart_s = restart_s
             if status(run_dir) != "finished":
                 return
             self.finished.append(run_dir)
@@ -162,9 +155,7 @@ class Lane:
             code = process.returncode if process.returncode >= 0 else 128 - process.returncode
             kill = Kill(struck_in, name, code, watch.finished_step, saved_step(run_dir))
             self._judge(kill, run_dir, saved_before)
-        elif (
-            process.returncode and struck_in is None
-        ):  # a strike may also fall into the end of the interpreter
+        elif process.returncode and struck_in is None:  # a strike may also fall into the interpreter's end
             self.errors.append(f"{run_dir.name} ended by itself with exit code {process.returncode}")
         return watch.first_step_s
 
@@ -192,10 +183,11 @@ def differences(one: Path, other: Path) -> list[str]:
     """What is unequal between two finished runs: checkpoints bit for bit, curves and figures as text."""
     found = []
     for name in ("last.ckpt", "best.ckpt"):
-        first, second = (read_checkpoint(run / "checkpoints" / name) for run in (one, other))
-        found += [f"{name}: {where}" for where in _unequal(first, second, "")]
+        first, second = (_leaves(read_checkpoint(run / "checkpoints" / name), name) for run in (one, other))
+        found += sorted(first.keys() ^ second.keys())
+        found += [where for where in first.keys() & second.keys() if not _same(first[where], second[where])]
     curves = [
-        {(r["step"], r.get("train/loss")) for r in _rows(run) if r.get("train/loss")} for run in (one, other)
+        {(r["step"], r["train/loss"]) for r in _rows(run) if r.get("train/loss")} for run in (one, other)
     ]
     if curves[0] != curves[1]:
         found.append(f"metrics.csv: {len(curves[0] ^ curves[1])} losses differ")
@@ -205,23 +197,20 @@ def differences(one: Path, other: Path) -> list[str]:
     return found
 
 
-def _unequal(one: Any, other: Any, where: str) -> list[str]:
-    """Paths at which two checkpoints differ; what measures time or names the folder is left out."""
-    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
-        same = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(one, other)
-        return [] if same else [where]
-    if isinstance(one, dict) and isinstance(other, dict):
-        one, other = _without_speed(one), _without_speed(other)
-        if one.keys() != other.keys():
-            return [f"{where}: other keys"]
-        return [line for key in one for line in _unequal(one[key], other[key], f"{where}/{key}")]
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
-        return [
-            line
-            for n, pair in enumerate(zip(one, other, strict=True))
-            for line in _unequal(*pair, f"{where}/{n}")
-        ]
-    return [] if one == other else [f"{where}: {one} and {other}"]
+def _leaves(value: Any, where: str) -> dict[str, Any]:
+    """What a checkpoint holds by its path; what measures time is left out."""
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict) or not value:
+        return {where: value}
+    parts = (_leaves(part, f"{where}/{key}") for key, part in _without_speed(value).items())
+    return {path: leaf for part in parts for path, leaf in part.items()}
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return type(one) is type(other) and bool(one == other)
 
 
 def _without_speed(figures: dict[str, Any]) -> dict[str, Any]:
