@@ -25,6 +25,7 @@ ORDER = [  # moments and signals in turn
 ]
 EXIT_CODES = {"SIGTERM": 143, "SIGKILL": 137}  # as a shell gives them
 TIMEOUT_S = 300
+VAL_EVERY_N_STEPS = 10  # of each training, in optimiser steps
 
 
 @dataclass
@@ -41,15 +42,10 @@ class Kill:
 
 
 class Watch:
-    """What one start of a training does, seen from its run folder.
+    """What one start of a training does, seen from its run folder."""
 
-    Args:
-        run_dir: the folder.
-        val_every_n_steps: optimiser steps between validations.
-    """
-
-    def __init__(self, run_dir: Path, val_every_n_steps: int = 10) -> None:
-        self.run_dir, self.val_every_n_steps = run_dir, val_every_n_steps
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
         self.begun, self._wall = time.monotonic(), time.time()
         self._curve_before = self._changed_at()
         self._read_at, self._rows = self._curve_before, _rows(run_dir)
@@ -76,7 +72,7 @@ class Watch:
         if any(_changed(p) > self._wall for p in (self.run_dir / "checkpoints").glob(".*.tmp")):
             return "saving"
         trained = bool(self._rows and self._rows[-1].get("train/loss"))
-        return "validation" if trained and self.finished_step % self.val_every_n_steps == 0 else "step"
+        return "validation" if trained and self.finished_step % VAL_EVERY_N_STEPS == 0 else "step"
 
     def _changed_at(self) -> int:
         path = self.run_dir / "metrics.csv"
@@ -123,7 +119,7 @@ class Lane:
                 return
             self.finished.append(run_dir)
 
-    def _launch(self, run_dir: Path, moment: str | None = None, name: str = "") -> float | None:
+    def _launch(self, run_dir: Path, moment: str = "", name: str = "") -> float | None:
         """Starts the command, strikes at the moment if there is one, and returns the seconds until its first step."""
         command = [sys.executable, str(ROOT / "train.py"), *self.words, f"run_dir={run_dir}"]
         saved_before, steps = saved_step(run_dir), self.moments.randint(2, 9)
@@ -138,10 +134,8 @@ class Lane:
                     due = {
                         "start": time.monotonic() - watch.begun > start * self.start_s,
                         "step": moved >= steps,
-                        "validation": moved > 0 and watch.phase() == "validation",
-                        "saving": moved > 0 and watch.phase() == "saving",
-                    }
-                    if moment is not None and struck_in is None and due[moment]:
+                    }.get(moment, moved > 0 and watch.phase() == moment)
+                    if struck_in is None and due:
                         time.sleep(pause if moment != "saving" else pause / 20)
                         watch.look()
                         struck_in = watch.phase()
