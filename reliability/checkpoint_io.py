@@ -58,25 +58,25 @@ class AtomicCheckpointIO(CheckpointIO):
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer: _HashingWriter | None = None
+        writer = _HashingWriter()
         try:
-            with atomic_file(path) as file:
-                writer = _HashingWriter(file)
+            with atomic_file(path) as writer.file:
                 torch.save(checkpoint, writer)  # type: ignore[arg-type]  # it has what save() calls
-                writer.raise_error()
+                if writer.error is not None:
+                    raise writer.error
+                writer.file.flush()
                 if path.name == LAST and path.is_file():
                     _keep(path, path.with_name(PREVIOUS))
-                write_text(_sidecar(path), _sum_lines([writer.digest(), *_known_sums(path)], path))
+                _write_sums(path, [writer.sum.hexdigest(), *_known_sums(path)])
         except OSError as error:
             free = shutil.disk_usage(path.parent).free
-            needed = writer.size if writer is not None else 0
             raise OSError(
                 error.errno,
-                f"Checkpoint {path} was not written ({os.strerror(error.errno or 0)}): it needs {needed} bytes, "
+                f"Checkpoint {path} was not written ({os.strerror(error.errno or 0)}): it needs {writer.size} bytes, "
                 f"{free} bytes are free; the previous checkpoint, if any, is unchanged",
             ) from error
         _sync_folder(path.parent)
-        write_text(_sidecar(path), _sum_lines([writer.digest()], path))
+        _write_sums(path, [writer.sum.hexdigest()])
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = "cpu", weights_only: bool | None = None
@@ -170,39 +170,32 @@ def _sum_is_right(path: Path) -> bool:
 
 
 class _HashingWriter:
-    """Write-only file for torch.save that sums and counts what it gets.
+    """What torch.save writes to `file`, summed and counted.
 
-    torch's zip writer turns an OSError of its file into an unrelated RuntimeError. So the first error is kept, the
-    rest is only counted (which gives the size that was needed), and `raise_error` raises it afterwards.
+    torch's zip writer turns an OSError of its file into an unrelated RuntimeError. So the first error is kept, and the
+    rest is only counted, which gives the size that was needed.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    file: BinaryIO
+
+    def __init__(self) -> None:
         self.size = 0
-        self._file = file
-        self._sum = hashlib.sha256()
-        self._error: OSError | None = None
+        self.sum = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         view = memoryview(data).cast("B")
         self.size += len(view)
-        if self._error is None:
-            self._sum.update(view)
+        if self.error is None:
+            self.sum.update(view)
             try:
-                self._file.write(view)
+                self.file.write(view)
             except OSError as error:
-                self._error = error
+                self.error = error
         return len(view)
 
     def flush(self) -> None:
         """Does nothing: an error would be lost in torch."""
-
-    def raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
-        self._file.flush()
-
-    def digest(self) -> str:
-        return self._sum.hexdigest()
 
 
 def _keep(path: Path, kept: Path) -> None:
@@ -216,9 +209,9 @@ def _keep(path: Path, kept: Path) -> None:
         # Some file systems have no hard links: rename, and until the new file is in place `kept` alone is there.
         logger.debug("no hard link to %s: %s", path, error)
         link = path
-    write_text(_sidecar(kept), _sum_lines([*sums, *_known_sums(kept)], kept))
+    _write_sums(kept, [*sums, *_known_sums(kept)])
     os.replace(link, kept)
-    write_text(_sidecar(kept), _sum_lines(sums, kept))
+    _write_sums(kept, sums)
     if link != path:
         link.unlink(missing_ok=True)  # a rename between two names of one file does nothing
 
@@ -235,8 +228,8 @@ def _known_sums(path: Path) -> list[str]:
     return [line.split()[0] for line in sidecar.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _sum_lines(sums: list[str], path: Path) -> str:
-    return "".join(f"{digest}  {path.name}\n" for digest in dict.fromkeys(sums))
+def _write_sums(path: Path, sums: list[str]) -> None:
+    write_text(_sidecar(path), "".join(f"{digest}  {path.name}\n" for digest in dict.fromkeys(sums)))
 
 
 def _file_sum(path: Path) -> str:

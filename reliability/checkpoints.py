@@ -44,10 +44,8 @@ class LastCheckpoint(StepCallback, Checkpoint):
     def __init__(self, every_n_steps: int = 500, folder: str | Path | None = None) -> None:
         super().__init__(every_n_steps)
         self.folder = folder
-        self._saved_step = 0
-        self._started = False
-        self._updating = False
-        self._save_failed = False
+        self._saved_step: int | None = None  # None before training
+        self._updating = self._save_failed = False
         self._stopped_in: str | None = None
         self._restored = False
         self._validated = 0  # batches of all validations before the one at hand
@@ -57,12 +55,11 @@ class LastCheckpoint(StepCallback, Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Saves nothing before training starts: until then a checkpoint may be restored in part alone."""
-        self._started = False
+        self._saved_step = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the disk before the first step costs anything."""
         self._saved_step = self.batch_start_step = trainer.global_step
-        self._started = True
         self._updating = self._save_failed = False
         counted = lightning_internals.num_validation_batches(trainer)
         self._validated = counted if self._repeats_from is None else self._repeats_from
@@ -112,7 +109,7 @@ class LastCheckpoint(StepCallback, Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves the last complete step without hiding the exception that stopped the run."""
-        if trainer.state.fn != "fit" or not self._started or self._save_failed:
+        if trainer.state.fn != "fit" or self._saved_step is None or self._save_failed:
             return
         if trainer.world_size > 1 and not isinstance(exception, SIGTERMException):
             return  # the other ranks may still be computing: a collective save would hang
