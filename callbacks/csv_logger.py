@@ -24,12 +24,11 @@ class AppendingCSVLogger(Logger):
 
     Args:
         folder: the run folder.
-        filename: name of the file in it.
     """
 
-    def __init__(self, folder: str | Path, filename: str = "metrics.csv") -> None:
+    def __init__(self, folder: str | Path) -> None:
         super().__init__()
-        self.path = Path(folder) / filename
+        self.path = Path(folder) / "metrics.csv"
         self._columns: list[str] = []
 
     @property

@@ -55,7 +55,13 @@ class Throughput(StepCallback):
         self._images += images
         self._steps += self.stepped(trainer)
         if self.is_due(trainer):
-            self.figures = self._measure(pl_module.device)
+            total_s = max(self._busy_s + self._wait_s, 1e-9)
+            self.figures = {
+                "images_per_s": self._images / total_s,
+                "step_s": total_s / self._steps,
+                "data_wait_share": self._wait_s / total_s,
+                "peak_memory_gib": peak_memory_bytes(pl_module.device) / 2**30,
+            }
             pl_module.log("images_per_s", self.figures["images_per_s"], prog_bar=True, logger=False)
             pl_module.log_dict({f"speed/{name}": value for name, value in self.figures.items()})
             self._start_window()
@@ -74,15 +80,6 @@ class Throughput(StepCallback):
     def _start_window(self) -> None:
         self._busy_s = self._wait_s = 0.0
         self._images = self._steps = 0
-
-    def _measure(self, device: torch.device) -> dict[str, float]:
-        total_s = max(self._busy_s + self._wait_s, 1e-9)
-        return {
-            "images_per_s": self._images / total_s,
-            "step_s": total_s / self._steps,
-            "data_wait_share": self._wait_s / total_s,
-            "peak_memory_gib": peak_memory_bytes(device) / 2**30,
-        }
 
 
 def peak_memory_bytes(device: torch.device) -> int:

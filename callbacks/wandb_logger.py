@@ -46,9 +46,6 @@ class RunWandbLogger(WandbLogger):
         tags: of the run.
         machine_info: record what W&B collects by itself: host, user's folders, command line, git remote, packages.
             Without it the config's absolute paths keep their last part alone.
-
-    Raises:
-        ValueError: if mode is unknown.
     """
 
     def __init__(
@@ -114,7 +111,11 @@ class RunWandbLogger(WandbLogger):
         self.run_dir.mkdir(parents=True, exist_ok=True)
         identity = run_id(self.run_dir)
         goes_on = any(self.run_dir.glob(f"wandb/*run-*/run-{identity}.wandb"))
-        settings = {"id": identity, "config": self._config(), "resume": "allow", "reinit": "finish_previous"}
+        path = self.run_dir / "config.yaml"
+        config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not self._machine_info:
+            config = without_folders(config)
+        settings = {"id": identity, "config": config, "resume": "allow", "reinit": "finish_previous"}
         run = _start(chosen_mode(self._mode), self._options | settings, _settings(self._machine_info))
         run.define_metric(STEP_KEY)
         run.define_metric("*", step_metric=STEP_KEY, step_sync=True)
@@ -132,11 +133,6 @@ class RunWandbLogger(WandbLogger):
     def _log(self, run: Any, metrics: Mapping[str, Any], step: int | None) -> None:
         number, self._next_row = self._next_row, None  # None: W&B counts on from the row before
         run.log(dict(metrics) if step is None else {**metrics, STEP_KEY: step}, step=number, commit=True)
-
-    def _config(self) -> Any:
-        path = self.run_dir / "config.yaml"
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-        return config if self._machine_info else without_folders(config)
 
 
 def run_id(run_dir: Path) -> str:
