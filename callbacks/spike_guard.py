@@ -115,8 +115,8 @@ class SpikeGuard(StepCallback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Goes back to a checkpoint if there were too many skips."""
         self._skipped_at = [s for s in self._skipped_at if s > self.batch_start_step - self.window]
-        counts = {"spikes/skipped": float(self.num_skipped), "spikes/rollbacks": float(self.num_rollbacks)}
-        pl_module.log_dict(counts)
+        pl_module.log("spikes/skipped", float(self.num_skipped))
+        pl_module.log("spikes/rollbacks", float(self.num_rollbacks))
         if len(self._skipped_at) >= self.max_skips:
             self._roll_back(trainer, pl_module)
 
@@ -167,17 +167,15 @@ class SpikeGuard(StepCallback):
 
 def _newest_until(step: int, folder: Path) -> dict[str, Any] | None:
     """The checkpoint in `folder` with the largest step that is at most `step`; None if there is none."""
-    found: dict[str, Any] | None = None
+    found, found_step = None, -1
     for path in folder.glob("*.ckpt"):
         try:
             checkpoint = read_checkpoint(path)
         except ValueError as error:
             logger.warning("%s", error)
             continue
-        if checkpoint["global_step"] <= step and (
-            found is None or found["global_step"] < checkpoint["global_step"]
-        ):
-            found = checkpoint
+        if found_step < checkpoint["global_step"] <= step:
+            found, found_step = checkpoint, checkpoint["global_step"]
     return found
 
 
@@ -186,14 +184,12 @@ def _restore(
 ) -> None:
     """Puts weights, optimiser and average back; the schedule stays where it is, at a lower rate."""
     (optimizer,) = trainer.optimizers
-    rates = [(group["lr"], group.get("initial_lr")) for group in optimizer.param_groups]
+    rates = [{k: group[k] for k in ("lr", "initial_lr") if k in group} for group in optimizer.param_groups]
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"], strict=False)
     trainer.strategy.load_optimizer_state_dict(checkpoint)
-    for group, (rate, initial) in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate * lr_factor
-        if initial is not None:
-            group["initial_lr"] = initial * lr_factor
+    for group, before in zip(optimizer.param_groups, rates, strict=True):
+        group.update({key: rate * lr_factor for key, rate in before.items()})
     for config in trainer.lr_scheduler_configs:
         config.scheduler.base_lrs = [rate * lr_factor for rate in config.scheduler.base_lrs]
     for callback in trainer.callbacks:

@@ -43,8 +43,8 @@ def check_same(texts: Sequence[str]) -> None:
     if not others:
         return
     first, other = (_leaves(json.loads(texts[rank])) for rank in (0, others[0]))
-    keys = sorted(k for k in first.keys() | other.keys() if first.get(k, "absent") != other.get(k, "absent"))
-    found = [f"{k} is {other.get(k, 'absent')} instead of {first.get(k, 'absent')}" for k in keys]
+    pairs = {k: (other.get(k, "absent"), first.get(k, "absent")) for k in sorted(first.keys() | other.keys())}
+    found = [f"{k} is {value} instead of {wanted}" for k, (value, wanted) in pairs.items() if value != wanted]
     shown = ", ".join(found if len(found) <= 3 else [*found[:3], "..."])
     raise ValueError(
         f"the config of process {', '.join(map(str, others))} of {len(texts)} (counted from 0) differs from that of "
