@@ -26,19 +26,12 @@ class AppendingCSVLogger(Logger):
         folder: the run folder.
     """
 
+    name = version = ""  # the run folder names the run
+
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
         self._columns: list[str] = []
-
-    @property
-    def name(self) -> str:
-        """Empty: the run folder names the run."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
 
     @property
     def save_dir(self) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from callbacks.ema import EMA
@@ -70,28 +70,19 @@ class SamplePictures(StepCallback):
             dataset = loader.dataset
             self._batch = loader.collate_fn([dataset[i] for i in range(min(self.num_images, len(dataset)))])
         batch = trainer.strategy.batch_to_device(self._batch, module.device)
-        with evaluating(module), trainer.precision_plugin.forward_context():
-            picture = picture_grid(module.sample_panels(batch))
+        training, devices = module.training, [module.device] if module.device.type == "cuda" else []
+        module.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices), trainer.precision_plugin.forward_context():
+                picture = picture_grid(module.sample_panels(batch))
+        finally:
+            module.train(training)
         folder = Path(self.folder) if self.folder is not None else Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         picture.save(folder / f"step_{trainer.global_step:08d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("samples", [picture], step=trainer.global_step - 1)
-
-
-@contextmanager
-def evaluating(module: LightningModule) -> Iterator[None]:
-    """No gradients, eval mode and a copy of the random state; all is as before afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    devices = [module.device] if module.device.type == "cuda" else []
-    try:
-        module.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def picture_grid(panels: Mapping[str, Tensor | Sequence[Tensor]]) -> Image.Image:
@@ -119,5 +110,4 @@ def _to_picture(image: Tensor) -> Image.Image:
     values = image.detach().float().nan_to_num().clamp(0, 1).expand(3, -1, -1)
     array = (values * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     factor = -(-MIN_CELL_PX // array.shape[1])
-    picture = Image.fromarray(array)
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    return ImageOps.scale(Image.fromarray(array), factor, Image.Resampling.NEAREST)
