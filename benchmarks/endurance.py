@@ -15,24 +15,29 @@ from statistics import median
 from typing import Any
 
 import torch
+from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from doors.options import parse
 from lightning_modules.options import option
+from runs.choices import CONF
 from runs.cli import run_door
+from runs.config import resolved
+from runs.folder import run_folder
 from runs.logs import quiet_libraries
+from runs.training import parts
 
 USAGE = "python -m benchmarks.endurance [num_steps=2000]"
 MAX_GROWTH_MIB = 20.0
 MAX_SLOWDOWN = 0.1
 SETTLED = 0.1  # of the steps: what is filled once is full by then
-OVERRIDES = [
-    *("experiment=autoencoder", "module.vae.block_out_channels=[8,8,8]", "module.vae.norm_num_groups=4"),
-    *("datamodule.size_px=32", "datamodule.batch_size=4", "trainer=cpu", "trainer.log_every_n_steps=10"),
-    *("trainer.val_check_interval=100", "trainer.limit_val_batches=2", "trainer.enable_progress_bar=false"),
-    *("callbacks.last.every_n_steps=50", "callbacks.samples.num_images=2", "module.num_warmup_steps=10"),
-]
+OVERRIDES = """
+    experiment=autoencoder module.vae.block_out_channels=[8,8,8] module.vae.norm_num_groups=4
+    datamodule.size_px=32 datamodule.batch_size=4 trainer=cpu trainer.log_every_n_steps=10
+    trainer.val_check_interval=100 trainer.limit_val_batches=2 trainer.enable_progress_bar=false
+    callbacks.last.every_n_steps=50 callbacks.samples.num_images=2 module.num_warmup_steps=10
+"""
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,8 @@ class Endurance:
         if self.growth_mib >= MAX_GROWTH_MIB:
             found.append(f"memory grew by {self.growth_mib:.1f} MiB, allowed {MAX_GROWTH_MIB:g}")
         if self.slowdown > MAX_SLOWDOWN:
-            found.append(
-                f"the last tenth is {100 * self.slowdown:.1f} % slower than the first, allowed {100 * MAX_SLOWDOWN:g} %"
-            )
+            slower = f"{100 * self.slowdown:.1f} % slower than the first"
+            found.append(f"the last tenth is {slower}, allowed {100 * MAX_SLOWDOWN:g} %")
         if self.new_files > 0 or self.new_threads > 0:
             found.append(f"{self.new_files} more open files and {self.new_threads} more threads")
         return found
@@ -73,13 +77,10 @@ class Meter(Callback):
         self.cpu_s: list[float] = []
         self.states: list[tuple[float, int, int]] = []
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Takes the notes."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self.cpu_s.append(time.process_time())
-        if (batch_idx + 1) % max(1, trainer.max_steps // 100) == 0:
-            self.states.append((resident_mib(), open_files(), threading.active_count()))
+        if trainer.global_step % (trainer.max_steps // 100) == 0:
+            self.states.append((resident_mib(), len(os.listdir("/proc/self/fd")), threading.active_count()))
 
     def figures(self, seconds: float) -> Endurance:
         """The figures of a finished run that took `seconds`."""
@@ -103,27 +104,15 @@ def resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def open_files() -> int:
-    """Open file descriptors of this process."""
-    return len(os.listdir("/proc/self/fd"))
-
-
 def endure(num_steps: int, folder: Path) -> Endurance:
     """Trains the small autoencoder as train.py would, with all default callbacks, and measures.
 
     Raises:
         ValueError: fewer than 200 steps.
     """
-    from hydra import compose, initialize_config_dir
-
-    from runs.choices import CONF
-    from runs.config import resolved
-    from runs.folder import run_folder
-    from runs.training import parts
-
     if num_steps < 200:
         raise ValueError(f"num_steps is {num_steps}; expected at least 200")
-    words = [*OVERRIDES, f"trainer.max_steps={num_steps}", f"run_dir={folder / 'run'}"]
+    words = [*OVERRIDES.split(), f"trainer.max_steps={num_steps}", f"run_dir={folder / 'run'}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = resolved(compose("train", words))
     meter, begun = Meter(), time.monotonic()

@@ -21,25 +21,19 @@ from lightning_modules.options import option
 from runs.cli import run_door
 
 USAGE = "python -m benchmarks.soak [num_kills=32 seed=0 max_minutes=14 folder=outputs/soak]"
-SHARED = (
-    *("datamodule=builtin_photos", "datamodule.size_px=32", "datamodule.batch_size=4", "trainer=cpu"),
-    *("trainer.max_steps=60", "trainer.log_every_n_steps=1", "trainer.limit_val_batches=4"),
-    *(
-        "trainer.enable_progress_bar=false",
-        "callbacks.last.every_n_steps=5",
-        "callbacks.samples.num_images=2",
-    ),
-    "resume=auto",
-)
+SHARED = """
+    datamodule=builtin_photos datamodule.size_px=32 datamodule.batch_size=4 resume=auto
+    trainer=cpu trainer.max_steps=60 trainer.log_every_n_steps=1 trainer.limit_val_batches=4
+    trainer.enable_progress_bar=false callbacks.last.every_n_steps=5 callbacks.samples.num_images=2
+"""
 TRAININGS = {
-    "colorize_controlnet": (
-        "experiment=colorize_controlnet",
-        *("datamodule.num_workers=2", "module.sampler.num_steps=2", "trainer.val_check_interval=10"),
-    ),
-    "autoencoder": (
-        "experiment=autoencoder",
-        *("trainer.accumulate_grad_batches=2", "trainer.val_check_interval=20"),
-    ),
+    "colorize_controlnet": """
+        experiment=colorize_controlnet datamodule.num_workers=2 module.sampler.num_steps=2
+        trainer.val_check_interval=10
+    """,
+    "autoencoder": """
+        experiment=autoencoder trainer.accumulate_grad_batches=2 trainer.val_check_interval=20
+    """,
 }
 
 
@@ -66,7 +60,7 @@ def soak(options: SoakOptions) -> tuple[list[Lane], list[str]]:
     deadline = time.monotonic() + 60 * options.max_minutes
     share = -(-options.num_kills // len(TRAININGS))
     lanes = [
-        Lane(name, (*words, *SHARED), folder / name, options.seed + number)
+        Lane(name, [*words.split(), *SHARED.split()], folder / name, options.seed + number)
         for number, (name, words) in enumerate(TRAININGS.items())
     ]
     with ThreadPoolExecutor(len(lanes)) as pool:
@@ -74,9 +68,8 @@ def soak(options: SoakOptions) -> tuple[list[Lane], list[str]]:
     found = [f"{lane.name}: {line}" for lane in lanes for line in lane.errors]
     for lane in lanes:
         for run_dir in lane.finished:
-            found += [
-                f"{lane.name}/{run_dir.name}: {line}" for line in differences(lane.undisturbed, run_dir)
-            ]
+            unequal = differences(lane.undisturbed, run_dir)
+            found += [f"{lane.name}/{run_dir.name}: {line}" for line in unequal]
     return lanes, found
 
 
@@ -96,13 +89,11 @@ def report(lanes: list[Lane]) -> Table:
     return table
 
 
-def _cells(kills: list[Kill]) -> list[str]:
+def _cells(kills: list[Kill]) -> tuple[str, ...]:
     codes = " ".join(str(code) for code in sorted({k.exit_code for k in kills}))
+    lost = sum(k.lost_checkpoint for k in kills)
     steps = [k.finished_step - k.saved_step for k in kills]
-    return [
-        *(str(len(kills)), codes, str(sum(k.lost_checkpoint for k in kills))),
-        f"{mean(steps):.1f} ({max(steps)})",
-    ]
+    return str(len(kills)), codes, str(lost), f"{mean(steps):.1f} ({max(steps)})"
 
 
 def main() -> None:

@@ -19,19 +19,13 @@ from runs.folder import status
 ROOT = Path(__file__).parents[1]
 MOMENTS = ("start", "step", "validation", "saving")
 ORDER = [  # moments and signals in turn
-    ("step", "SIGTERM"),
-    ("validation", "SIGKILL"),
-    ("saving", "SIGKILL"),
-    ("step", "SIGKILL"),
-    ("validation", "SIGTERM"),
-    ("saving", "SIGTERM"),
-    ("start", "SIGKILL"),
-    ("saving", "SIGKILL"),
-    ("validation", "SIGKILL"),
-    ("start", "SIGTERM"),
+    *(("step", "SIGTERM"), ("validation", "SIGKILL"), ("saving", "SIGKILL"), ("step", "SIGKILL")),
+    *(("validation", "SIGTERM"), ("saving", "SIGTERM"), ("start", "SIGKILL"), ("saving", "SIGKILL")),
+    *(("validation", "SIGKILL"), ("start", "SIGTERM")),
 ]
 EXIT_CODES = {"SIGTERM": 143, "SIGKILL": 137}  # as a shell gives them
 TIMEOUT_S = 300
+VAL_EVERY_N_STEPS = 10  # of each training, in optimiser steps
 
 
 @dataclass
@@ -48,15 +42,10 @@ class Kill:
 
 
 class Watch:
-    """What one start of a training does, seen from its run folder.
+    """What one start of a training does, seen from its run folder."""
 
-    Args:
-        run_dir: the folder.
-        val_every_n_steps: optimiser steps between validations.
-    """
-
-    def __init__(self, run_dir: Path, val_every_n_steps: int = 10) -> None:
-        self.run_dir, self.val_every_n_steps = run_dir, val_every_n_steps
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
         self.begun, self._wall = time.monotonic(), time.time()
         self._curve_before = self._changed_at()
         self._read_at, self._rows = self._curve_before, _rows(run_dir)
@@ -83,7 +72,7 @@ class Watch:
         if any(_changed(p) > self._wall for p in (self.run_dir / "checkpoints").glob(".*.tmp")):
             return "saving"
         trained = bool(self._rows and self._rows[-1].get("train/loss"))
-        return "validation" if trained and self.finished_step % self.val_every_n_steps == 0 else "step"
+        return "validation" if trained and self.finished_step % VAL_EVERY_N_STEPS == 0 else "step"
 
     def _changed_at(self) -> int:
         path = self.run_dir / "metrics.csv"
@@ -105,7 +94,7 @@ class Lane:
         start_s: seconds from the command to the first step of the undisturbed run.
     """
 
-    def __init__(self, name: str, words: tuple[str, ...], folder: Path, seed: int) -> None:
+    def __init__(self, name: str, words: list[str], folder: Path, seed: int) -> None:
         self.name, self.words, self.folder = name, words, folder
         self.moments = random.Random(seed)
         self.undisturbed = folder / "undisturbed"
@@ -123,14 +112,14 @@ class Lane:
             while status(run_dir) != "finished" and not self.errors:
                 more = len(self.kills) < num_kills and time.monotonic() < deadline
                 restart_s = self._launch(run_dir, *(ORDER[len(self.kills) % len(ORDER)] if more else ()))
-                struck = [kill for kill in self.kills[:-1] if kill.restart_s is None]
-                for kill in struck:
-                    kill.restart_s = restart_s
+                for kill in self.kills[:-1]:
+                    if kill.restart_s is None:
+                        kill.restart_s = restart_s
             if status(run_dir) != "finished":
                 return
             self.finished.append(run_dir)
 
-    def _launch(self, run_dir: Path, moment: str | None = None, name: str = "") -> float | None:
+    def _launch(self, run_dir: Path, moment: str = "", name: str = "") -> float | None:
         """Starts the command, strikes at the moment if there is one, and returns the seconds until its first step."""
         command = [sys.executable, str(ROOT / "train.py"), *self.words, f"run_dir={run_dir}"]
         saved_before, steps = saved_step(run_dir), self.moments.randint(2, 9)
@@ -145,10 +134,8 @@ class Lane:
                     due = {
                         "start": time.monotonic() - watch.begun > start * self.start_s,
                         "step": moved >= steps,
-                        "validation": moved > 0 and watch.phase() == "validation",
-                        "saving": moved > 0 and watch.phase() == "saving",
-                    }
-                    if moment is not None and struck_in is None and due[moment]:
+                    }.get(moment, moved > 0 and watch.phase() == moment)
+                    if struck_in is None and due:
                         time.sleep(pause if moment != "saving" else pause / 20)
                         watch.look()
                         struck_in = watch.phase()
@@ -162,9 +149,7 @@ class Lane:
             code = process.returncode if process.returncode >= 0 else 128 - process.returncode
             kill = Kill(struck_in, name, code, watch.finished_step, saved_step(run_dir))
             self._judge(kill, run_dir, saved_before)
-        elif (
-            process.returncode and struck_in is None
-        ):  # a strike may also fall into the end of the interpreter
+        elif process.returncode and struck_in is None:  # a strike may also fall into the interpreter's end
             self.errors.append(f"{run_dir.name} ended by itself with exit code {process.returncode}")
         return watch.first_step_s
 
@@ -192,10 +177,11 @@ def differences(one: Path, other: Path) -> list[str]:
     """What is unequal between two finished runs: checkpoints bit for bit, curves and figures as text."""
     found = []
     for name in ("last.ckpt", "best.ckpt"):
-        first, second = (read_checkpoint(run / "checkpoints" / name) for run in (one, other))
-        found += [f"{name}: {where}" for where in _unequal(first, second, "")]
+        first, second = (_leaves(read_checkpoint(run / "checkpoints" / name), name) for run in (one, other))
+        found += sorted(first.keys() ^ second.keys())
+        found += [where for where in first.keys() & second.keys() if not _same(first[where], second[where])]
     curves = [
-        {(r["step"], r.get("train/loss")) for r in _rows(run) if r.get("train/loss")} for run in (one, other)
+        {(r["step"], r["train/loss"]) for r in _rows(run) if r.get("train/loss")} for run in (one, other)
     ]
     if curves[0] != curves[1]:
         found.append(f"metrics.csv: {len(curves[0] ^ curves[1])} losses differ")
@@ -205,23 +191,20 @@ def differences(one: Path, other: Path) -> list[str]:
     return found
 
 
-def _unequal(one: Any, other: Any, where: str) -> list[str]:
-    """Paths at which two checkpoints differ; what measures time or names the folder is left out."""
-    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
-        same = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(one, other)
-        return [] if same else [where]
-    if isinstance(one, dict) and isinstance(other, dict):
-        one, other = _without_speed(one), _without_speed(other)
-        if one.keys() != other.keys():
-            return [f"{where}: other keys"]
-        return [line for key in one for line in _unequal(one[key], other[key], f"{where}/{key}")]
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
-        return [
-            line
-            for n, pair in enumerate(zip(one, other, strict=True))
-            for line in _unequal(*pair, f"{where}/{n}")
-        ]
-    return [] if one == other else [f"{where}: {one} and {other}"]
+def _leaves(value: Any, where: str) -> dict[str, Any]:
+    """What a checkpoint holds by its path; what measures time is left out."""
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict) or not value:
+        return {where: value}
+    parts = (_leaves(part, f"{where}/{key}") for key, part in _without_speed(value).items())
+    return {path: leaf for part in parts for path, leaf in part.items()}
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return type(one) is type(other) and bool(one == other)
 
 
 def _without_speed(figures: dict[str, Any]) -> dict[str, Any]:

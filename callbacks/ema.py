@@ -29,19 +29,23 @@ class EMA(StepCallback):
         update_every_n_steps: optimiser steps between updates; the decay is raised to this power, which keeps the
             averaging length.
 
+    Attributes:
+        average: the averages by parameter name; empty before the first fit.
+        num_updates: of the averages, so far.
+
     Raises:
-        ValueError: if decay lies outside [0, 1) or update_every_n_steps is below 1.
+        ValueError: if decay lies outside [0, 1).
     """
 
     def __init__(self, decay: float = 0.999, warmup: bool = True, update_every_n_steps: int = 1) -> None:
         if not 0.0 <= decay < 1.0:
-            raise ValueError(f"EMA decay is {decay}, expected 0 <= decay < 1; set callbacks.ema.decay=0.999.")
+            raise ValueError(f"callbacks.ema.decay is {decay}; expected 0 <= decay < 1")
         super().__init__(update_every_n_steps)
         self.decay = decay
         self.warmup = warmup
         self.update_every_n_steps = update_every_n_steps
         self.num_updates = 0
-        self._average: dict[str, Tensor] = {}
+        self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] | None = None
 
     def decay_at(self, num_updates: int) -> float:
@@ -49,10 +53,6 @@ class EMA(StepCallback):
         num_steps = num_updates * self.update_every_n_steps
         decay = min(self.decay, (1 + num_steps) / (10 + num_steps)) if self.warmup else self.decay
         return decay**self.update_every_n_steps
-
-    def average_parameters(self) -> dict[str, Tensor]:
-        """The live averages by parameter name; empty before the first fit."""
-        return self._average
 
     @contextmanager
     def applied(self, module: LightningModule) -> Iterator[None]:
@@ -70,22 +70,22 @@ class EMA(StepCallback):
     def update(self, module: LightningModule) -> None:
         """Moves the average one update toward the parameters, in place."""
         parameters = dict(module.named_parameters())
-        averages = list(self._average.values())
-        values = [parameters[name].detach().to(average) for name, average in self._average.items()]
+        averages = list(self.average.values())
+        values = [parameters[name].detach().to(average) for name, average in self.average.items()]
         torch._foreach_lerp_(averages, values, 1.0 - self.decay_at(self.num_updates))
         self.num_updates += 1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the average at the parameters, or checks that a restored one belongs to them."""
         trainable = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
-        if self._average and self._average.keys() != trainable.keys():
-            odd = sorted(self._average.keys() ^ trainable.keys())
+        if self.average and self.average.keys() != trainable.keys():
+            odd = sorted(self.average.keys() ^ trainable.keys())
             raise ValueError(
                 f"The checkpoint's EMA does not fit this model: {len(odd)} trainable parameters differ, the first is "
                 f"{odd[0]}; resume with the network and the trainable parts of the saved run."
             )
-        start = self._average or trainable
-        self._average = {name: _as_average(start[name], trainable[name]) for name in trainable}
+        start = self.average or trainable
+        self.average = {name: _as_average(start[name], trainable[name]) for name in trainable}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self.is_due(trainer):
@@ -114,28 +114,21 @@ class EMA(StepCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors by parameter name and the number of updates."""
-        return {"average": dict(self._average), "num_updates": self.num_updates}
+        return {"average": dict(self.average), "num_updates": self.num_updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a saved average; `on_fit_start` moves it to the parameters' device."""
-        self._average = dict(state_dict["average"])
-        self.num_updates = int(state_dict["num_updates"])
-
-    @torch.no_grad()
-    def copy_from(self, state_dict: dict[str, Any]) -> None:
-        """Sets the live averages, in place, to those that `state_dict` gave earlier."""
-        for name, average in self._average.items():
-            average.copy_(state_dict["average"][name])
+        self.average = dict(state_dict["average"])
         self.num_updates = int(state_dict["num_updates"])
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def _swap_in(self, module: LightningModule) -> None:
-        if self._raw is not None or not self._average:
+        if self._raw is not None or not self.average:
             return
         parameters = dict(module.named_parameters())
-        self._raw = {name: parameters[name].detach().clone() for name in self._average}
-        for name, average in self._average.items():
+        self._raw = {name: parameters[name].detach().clone() for name in self.average}
+        for name, average in self.average.items():
             parameters[name].detach().copy_(average)
 
     @torch.inference_mode(False)

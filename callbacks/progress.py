@@ -23,9 +23,6 @@ class ProgressLog(StepCallback):
     Args:
         every_n_steps: optimiser steps between lines.
         loss: name of the logged training loss.
-
-    Raises:
-        ValueError: if every_n_steps is below 1.
     """
 
     def __init__(self, every_n_steps: int = 50, loss: str = "train/loss") -> None:
@@ -62,13 +59,11 @@ class ProgressLog(StepCallback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Removes the row of an earlier test of this run."""
-        for csv_logger in trainer.loggers:
-            if isinstance(csv_logger, AppendingCSVLogger):
-                csv_logger.drop_metrics("test/")
+        for csv_logger in _csv_loggers(trainer):
+            csv_logger.drop_metrics("test/")
 
     def _parts(self, trainer: Trainer) -> list[str]:
-        target = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
-        parts = [f"step {trainer.global_step}{target}"]
+        parts = [f"step {trainer.global_step}/{trainer.max_steps}"]
         speed = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
         if speed is not None:
             parts.append(f"images {speed.images_seen}")
@@ -76,14 +71,15 @@ class ProgressLog(StepCallback):
         if self.loss in metrics:
             parts.append(f"loss {float(metrics[self.loss]):.4g}")
         if speed is not None and speed.figures:
-            figures = speed.figures
-            parts.append(f"{figures['images_per_s']:.1f} images/s")
-            parts.append(f"{figures['step_s']:.3f} s/step")
-            parts.append(f"{figures['peak_memory_gib']:.2f} GiB")
+            text = "{images_per_s:.1f} images/s  {step_s:.3f} s/step  {peak_memory_gib:.2f} GiB"
+            parts.append(text.format(**speed.figures))
         return parts
 
 
 def _drop_rows_from(logger_step: int, trainer: Trainer, keep: str = "") -> None:
-    for csv_logger in trainer.loggers:
-        if isinstance(csv_logger, AppendingCSVLogger):
-            csv_logger.drop_from(logger_step, keep=keep)
+    for csv_logger in _csv_loggers(trainer):
+        csv_logger.drop_from(logger_step, keep=keep)
+
+
+def _csv_loggers(trainer: Trainer) -> list[AppendingCSVLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, AppendingCSVLogger)]

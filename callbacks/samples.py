@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from callbacks.ema import EMA
+from reliability.step_callback import StepCallback
 
 CAPTION_PX = 18
 GAP_PX = 4
 MIN_CELL_PX = 128  # smaller pictures are enlarged by a whole factor, so that captions fit
 
 
-class SamplePictures(Callback):
+class SamplePictures(StepCallback):
     """Draws `module.sample_panels` of the first validation images to `samples/step_XXXXXXXX.png`.
 
     The images are the same all along, weights are the EMA's if there is one, and neither the random state nor the
@@ -33,7 +34,7 @@ class SamplePictures(Callback):
         folder: where the pictures go; None means `samples` under the trainer's default_root_dir.
 
     Raises:
-        ValueError: if num_images or every_n_steps is below 1.
+        ValueError: if num_images is below 1.
     """
 
     def __init__(
@@ -41,38 +42,18 @@ class SamplePictures(Callback):
     ) -> None:
         if num_images < 1:
             raise ValueError(
-                f"SamplePictures num_images is {num_images}, expected at least 1; "
-                "set callbacks.samples.num_images=6 or callbacks.samples=null."
+                f"callbacks.samples.num_images is {num_images}; expected at least 1, or callbacks.samples=null"
             )
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(
-                f"SamplePictures every_n_steps is {every_n_steps}, expected null or at least 1; "
-                "set callbacks.samples.every_n_steps=null."
-            )
-        self.every_n_steps = every_n_steps
+        super().__init__(every_n_steps)
         self.num_images = num_images
         self.folder = folder
         self._batch: Any = None
-        self._batch_start_step = 0
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Remembers the step, to see at the end whether this batch completed one."""
-        self._batch_start_step = trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Draws if a step interval is set and due."""
-        step = trainer.global_step
-        if self.every_n_steps is None or step == self._batch_start_step or step % self.every_n_steps:
-            return
-        ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)
-        if ema is None:
-            self.draw(trainer, pl_module)
-        else:
-            with ema.applied(pl_module):
+        if self.is_due(trainer):
+            ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)
+            with nullcontext() if ema is None else ema.applied(pl_module):
                 self.draw(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -81,17 +62,21 @@ class SamplePictures(Callback):
             self.draw(trainer, pl_module)
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
-        """Writes one grid; on the first process only."""
-        if not trainer.is_global_zero:
+        """Writes one grid; on the first process only, and not without validation images."""
+        loader = trainer.val_dataloaders
+        if not trainer.is_global_zero or loader is None:
             return
         if self._batch is None:
-            self._batch = first_images(trainer.val_dataloaders, self.num_images)
-        if self._batch is None:
-            return
+            dataset = loader.dataset
+            self._batch = loader.collate_fn([dataset[i] for i in range(min(self.num_images, len(dataset)))])
         batch = trainer.strategy.batch_to_device(self._batch, module.device)
-        with evaluating(module), trainer.precision_plugin.forward_context():
-            panels = module.sample_panels(batch)
-        picture = picture_grid(panels)
+        training, devices = module.training, [module.device] if module.device.type == "cuda" else []
+        module.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices), trainer.precision_plugin.forward_context():
+                picture = picture_grid(module.sample_panels(batch))
+        finally:
+            module.train(training)
         folder = Path(self.folder) if self.folder is not None else Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         picture.save(folder / f"step_{trainer.global_step:08d}.png")
@@ -100,49 +85,12 @@ class SamplePictures(Callback):
                 logger.log_image("samples", [picture], step=trainer.global_step - 1)
 
 
-@contextmanager
-def evaluating(module: LightningModule) -> Iterator[None]:
-    """No gradients, eval mode and a copy of the random state; all is as before afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    devices = [module.device] if module.device.type == "cuda" else []
-    try:
-        module.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-def first_images(loaders: Any, num_images: int) -> Any:
-    """A batch of the first `num_images` samples of the (first) validation loader; None without a loader."""
-    loader = loaders[0] if isinstance(loaders, (list, tuple)) and loaders else loaders
-    if not loader:
-        return None
-    dataset = getattr(loader, "dataset", None)
-    if dataset is not None and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        return loader.collate_fn([dataset[i] for i in range(min(num_images, len(dataset)))])
-    first = next(iter(loader))
-    return {k: v[:num_images] if isinstance(v, (Tensor, list)) else v for k, v in first.items()}
-
-
 def picture_grid(panels: Mapping[str, Tensor | Sequence[Tensor]]) -> Image.Image:
     """Rows = images, columns = panels, with the column's name above it.
 
     Args:
         panels: (B, 3, H, W) or (B, 1, H, W) in [0, 1] by column name, or B pictures (3 or 1, H, W) of any sizes.
-
-    Raises:
-        ValueError: without panels, or if they differ in number or are no pictures.
     """
-    counts = {len(panel) for panel in panels.values()}
-    if len(counts) != 1 or any(
-        p.ndim != 3 or p.shape[0] not in (1, 3) for panel in panels.values() for p in panel
-    ):
-        shapes = {name: [tuple(p.shape) for p in panel] for name, panel in panels.items()}
-        raise ValueError(
-            f"sample_panels returned {shapes}, expected panels (B, 3, H, W) of one B; set callbacks.samples=null."
-        )
     columns = [[_to_picture(image) for image in panel] for panel in panels.values()]
     widths = [max(picture.width for picture in column) for column in columns]
     heights = [max(picture.height for picture in row) for row in zip(*columns, strict=True)]
@@ -162,5 +110,4 @@ def _to_picture(image: Tensor) -> Image.Image:
     values = image.detach().float().nan_to_num().clamp(0, 1).expand(3, -1, -1)
     array = (values * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     factor = -(-MIN_CELL_PX // array.shape[1])
-    picture = Image.fromarray(array)
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    return ImageOps.scale(Image.fromarray(array), factor, Image.Resampling.NEAREST)

@@ -21,8 +21,7 @@ class SkippedSamples(StepCallback):
     """Logs data/skipped_share: samples replaced because their file could not be read, among all read so far.
 
     Counted over all processes since this process began to train: a run that was stopped here, and whose files were
-    mended, starts with a clean count when it is resumed. The figures come from the data module's `skipped`, plain
-    numbers on the host; several processes add theirs once every n steps. A data module without it has nothing to log.
+    mended, starts with a clean count when it is resumed. The figures are those of the data module's `skipped`.
 
     Args:
         max_share: largest share of skipped samples, in [0, 1].
@@ -30,19 +29,13 @@ class SkippedSamples(StepCallback):
         every_n_steps: optimiser steps between figures.
 
     Raises:
-        ValueError: for a value outside its range.
+        ValueError: if max_share lies outside [0, 1].
     """
 
     def __init__(self, max_share: float = 0.01, min_samples: int = 1000, every_n_steps: int = 50) -> None:
         if not 0.0 <= max_share <= 1.0:
             raise ValueError(
-                f"SkippedSamples max_share is {max_share}, expected a share in [0, 1]; "
-                "set callbacks.skipped_samples.max_share=0.01."
-            )
-        if min_samples < 1:
-            raise ValueError(
-                f"SkippedSamples min_samples is {min_samples}, expected at least 1; "
-                "set callbacks.skipped_samples.min_samples=1000."
+                f"callbacks.skipped_samples.max_share is {max_share}; expected a share in [0, 1]"
             )
         super().__init__(every_n_steps)
         self.max_share = max_share
@@ -80,13 +73,10 @@ class SkippedSamples(StepCallback):
             )
         self._reported = num_skipped
         if num_read >= self.min_samples and share > self.max_share:
-            self._verdict = self._error(num_skipped, num_read, list(samples.last))
-
-    def _error(self, num_skipped: int, num_read: int, last: list[str]) -> TooManySkippedError:
-        files = f"; the last were {', '.join(last)}" if last else ""
-        return TooManySkippedError(
-            f"{num_skipped} of {num_read} training samples could not be read ({100 * num_skipped / num_read:.1f} %), more "
-            f"than callbacks.skipped_samples.max_share={self.max_share:g} allows{files}; mend or remove the files that "
-            "python -m datamodules.check root=DIR lists and go on with resume=auto, or raise "
-            "callbacks.skipped_samples.max_share"
-        )
+            files = f"; the last were {', '.join(samples.last)}" if samples.last else ""
+            self._verdict = TooManySkippedError(
+                f"{num_skipped} of {num_read} training samples could not be read ({100 * share:.1f} %), more than "
+                f"callbacks.skipped_samples.max_share={self.max_share:g} allows{files}; mend or remove the files that "
+                "python -m datamodules.check root=DIR lists and go on with resume=auto, or raise "
+                "callbacks.skipped_samples.max_share"
+            )

@@ -10,14 +10,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.ema import EMA
 from reliability.checkpoint_io import read_checkpoint
 from reliability.checkpoints import checkpoint_folder
-from reliability.finite_guard import sample_names
 from reliability.lightning_internals import loss_scaler
+from reliability.step_callback import StepCallback
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class SpikeError(ValueError):
     """The loss jumps again and again."""
 
 
-class SpikeGuard(Callback):
+class SpikeGuard(StepCallback):
     """Leaves out the update of a step whose loss lies far above the median of the steps before it.
 
     A spike is a loss above median + (factor - 1) * median of the magnitudes, which for positive losses is factor times
@@ -51,7 +51,7 @@ class SpikeGuard(Callback):
         num_skipped, num_rollbacks: so far; logged as `spikes/skipped` and `spikes/rollbacks`.
 
     Raises:
-        ValueError: for a setting out of range.
+        ValueError: if factor, window or lr_factor is out of range.
     """
 
     def __init__(
@@ -66,12 +66,11 @@ class SpikeGuard(Callback):
         for name, value, fits, expected in (
             ("factor", factor, factor > 1, "above 1"),
             ("window", window, window >= MIN_HISTORY, f"at least {MIN_HISTORY}"),
-            ("max_skips", max_skips, max_skips >= 1, "at least 1"),
             ("lr_factor", lr_factor, 0 < lr_factor <= 1, "in (0, 1]"),
-            ("max_rollbacks", max_rollbacks, max_rollbacks >= 0, "0 or more"),
         ):
             if not fits:
                 raise ValueError(f"callbacks.spike_guard.{name} is {value}; expected {expected}")
+        super().__init__()
         self.factor, self.window, self.max_skips = factor, window, max_skips
         self.lr_factor, self.max_rollbacks = lr_factor, max_rollbacks
         self.folder = folder
@@ -80,22 +79,14 @@ class SpikeGuard(Callback):
         self._skipped_at: list[int] = []
         self._losses: list[Tensor] = []
         self._names: list[str] = []
-        self._step = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses what has no single optimiser to skip."""
-        if len(trainer.optimizers) != 1:
-            raise ValueError(
-                f"SpikeGuard needs one optimiser, but this method has {len(trainer.optimizers)}; "
-                "set callbacks.spike_guard=null"
-            )
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if not self._losses:  # the first micro-batch of the step
-            self._step, self._names = trainer.global_step, []
-        self._names.extend(sample_names(batch))
+            self._names = []
+        self._names.extend(batch["name"])
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self._losses.append(loss.detach())
@@ -114,17 +105,18 @@ class SpikeGuard(Callback):
             for parameter in group["params"]:
                 parameter.grad = None
         self.num_skipped += 1
-        self._skipped_at.append(self._step)
+        self._skipped_at.append(self.batch_start_step)
+        names = ", ".join(self._names[:16])
         logger.warning(
             "step %d is skipped: its loss %.4g is above %.4g, %g times the median of the last %d steps (batch: %s)",
-            *(self._step, loss, limit, self.factor, len(self._history), ", ".join(self._names[:16])),
+            *(self.batch_start_step, loss, limit, self.factor, len(self._history), names),
         )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Goes back to a checkpoint if there were too many skips."""
-        self._skipped_at = [s for s in self._skipped_at if s > self._step - self.window]
-        counts = {"spikes/skipped": self.num_skipped, "spikes/rollbacks": self.num_rollbacks}
-        pl_module.log_dict({name: float(count) for name, count in counts.items()})
+        self._skipped_at = [s for s in self._skipped_at if s > self.batch_start_step - self.window]
+        pl_module.log("spikes/skipped", float(self.num_skipped))
+        pl_module.log("spikes/rollbacks", float(self.num_rollbacks))
         if len(self._skipped_at) >= self.max_skips:
             self._roll_back(trainer, pl_module)
 
@@ -151,17 +143,18 @@ class SpikeGuard(Callback):
 
     def _roll_back(self, trainer: Trainer, module: LightningModule) -> None:
         what = f"{len(self._skipped_at)} of the last {self.window} steps had a spike in the loss"
+        where = f"{what} at step {self.batch_start_step}"
         if self.num_rollbacks >= self.max_rollbacks:
             raise SpikeError(
-                f"{what} at step {self._step}, after {self.num_rollbacks} rollbacks; look at the samples of these steps "
-                "in train.log, or lower module.optimizer.lr, or raise callbacks.spike_guard.factor"
+                f"{where}, after {self.num_rollbacks} rollbacks; look at the samples of these steps in train.log, or "
+                "lower module.optimizer.lr, or raise callbacks.spike_guard.factor"
             )
         folder = checkpoint_folder(self.folder, trainer)
         checkpoint = _newest_until(self._skipped_at[0], folder)
         if checkpoint is None:
             raise SpikeError(
-                f"{what} at step {self._step}, and {folder} holds no checkpoint from before the first of them to go back "
-                "to; set callbacks.last.every_n_steps below callbacks.spike_guard.window, or lower module.optimizer.lr"
+                f"{where}, and {folder} holds no checkpoint from before the first of them to go back to; set "
+                "callbacks.last.every_n_steps below callbacks.spike_guard.window, or lower module.optimizer.lr"
             )
         _restore(checkpoint, trainer, module, lr_factor=self.lr_factor)
         self.num_rollbacks += 1
@@ -174,17 +167,15 @@ class SpikeGuard(Callback):
 
 def _newest_until(step: int, folder: Path) -> dict[str, Any] | None:
     """The checkpoint in `folder` with the largest step that is at most `step`; None if there is none."""
-    found: dict[str, Any] | None = None
+    found, found_step = None, -1
     for path in folder.glob("*.ckpt"):
         try:
             checkpoint = read_checkpoint(path)
         except ValueError as error:
             logger.warning("%s", error)
             continue
-        if checkpoint["global_step"] <= step and (
-            found is None or found["global_step"] < checkpoint["global_step"]
-        ):
-            found = checkpoint
+        if found_step < checkpoint["global_step"] <= step:
+            found, found_step = checkpoint, checkpoint["global_step"]
     return found
 
 
@@ -193,16 +184,15 @@ def _restore(
 ) -> None:
     """Puts weights, optimiser and average back; the schedule stays where it is, at a lower rate."""
     (optimizer,) = trainer.optimizers
-    rates = [(group["lr"], group.get("initial_lr")) for group in optimizer.param_groups]
+    rates = [{k: group[k] for k in ("lr", "initial_lr") if k in group} for group in optimizer.param_groups]
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"], strict=False)
     trainer.strategy.load_optimizer_state_dict(checkpoint)
-    for group, (rate, initial) in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate * lr_factor
-        if initial is not None:
-            group["initial_lr"] = initial * lr_factor
+    for group, before in zip(optimizer.param_groups, rates, strict=True):
+        group.update({key: rate * lr_factor for key, rate in before.items()})
     for config in trainer.lr_scheduler_configs:
         config.scheduler.base_lrs = [rate * lr_factor for rate in config.scheduler.base_lrs]
     for callback in trainer.callbacks:
         if isinstance(callback, EMA):
-            callback.copy_from(checkpoint["callbacks"][callback.state_key])
+            callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
+            callback.on_fit_start(trainer, module)

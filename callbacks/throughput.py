@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
 from reliability.step_callback import StepCallback
 
@@ -17,15 +16,11 @@ from reliability.step_callback import StepCallback
 class Throughput(StepCallback):
     """Logs the speed of the last n steps; validations and the writing of checkpoints do not count.
 
-    It reads the host's clock alone, so it never waits for the device: over a window the host can be ahead of the
-    device by a few kernels only.
+    It reads the host's clock alone, so it never waits for the device, which lags by a few kernels only.
 
     Args:
         every_n_steps: optimiser steps between figures; the trainer's log_every_n_steps puts them into one row
             with the other metrics.
-
-    Raises:
-        ValueError: if every_n_steps is below 1.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
@@ -33,7 +28,7 @@ class Throughput(StepCallback):
         self.images_seen = 0
         self.figures: dict[str, float] = {}
         self._start_window()
-        self._ended_at: float | None = None
+        self._ended_at: float | None = None  # None: the time until the next batch is left out
         self._began_at = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,23 +50,26 @@ class Throughput(StepCallback):
         """Counts the batch and, if due, logs."""
         self._ended_at = time.perf_counter()
         self._busy_s += self._ended_at - self._began_at
-        images = batch_size_of(batch) * trainer.world_size
+        images = len(batch["index"]) * trainer.world_size
         self.images_seen += images
         self._images += images
         self._steps += self.stepped(trainer)
         if self.is_due(trainer):
-            self.figures = self._measure(pl_module.device)
+            total_s = max(self._busy_s + self._wait_s, 1e-9)
+            self.figures = {
+                "images_per_s": self._images / total_s,
+                "step_s": total_s / self._steps,
+                "data_wait_share": self._wait_s / total_s,
+                "peak_memory_gib": peak_memory_bytes(pl_module.device) / 2**30,
+            }
             pl_module.log("images_per_s", self.figures["images_per_s"], prog_bar=True, logger=False)
             pl_module.log_dict({f"speed/{name}": value for name, value in self.figures.items()})
             self._start_window()
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves the time until the next batch out."""
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._ended_at = None
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Leaves the time until the next batch out: the file is written in it."""
-        self._ended_at = None
+    on_save_checkpoint = on_validation_start
 
     def state_dict(self) -> dict[str, Any]:
         return {"images_seen": self.images_seen}
@@ -83,15 +81,6 @@ class Throughput(StepCallback):
         self._busy_s = self._wait_s = 0.0
         self._images = self._steps = 0
 
-    def _measure(self, device: torch.device) -> dict[str, float]:
-        total_s = max(self._busy_s + self._wait_s, 1e-9)
-        return {
-            "images_per_s": self._images / total_s,
-            "step_s": total_s / self._steps,
-            "data_wait_share": self._wait_s / total_s,
-            "peak_memory_gib": peak_memory_bytes(device) / 2**30,
-        }
-
 
 def peak_memory_bytes(device: torch.device) -> int:
     """Peak of the allocated memory on a CUDA device, else of the process's resident memory."""
@@ -99,11 +88,3 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
-
-
-def batch_size_of(batch: Any) -> int:
-    """Length of the first tensor in a batch; 0 if there is none."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else 0
-    values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (list, tuple)) else ()
-    return next((size for value in values if (size := batch_size_of(value))), 0)

@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 import yaml
@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from callbacks.csv_logger import AppendingCSVLogger
+from diffusion.choices import check_literal
 from reliability.stop_signals import EXIT_SIGTERM
 
 logger = logging.getLogger(__name__)
@@ -26,8 +27,7 @@ INIT_TIMEOUT_S = 8  # with the teardown of the failed start (2 s) it stays below
 FINISH_TIMEOUT_S = 30  # W&B's default is to wait for ever, also after SIGTERM
 STEP_KEY = "trainer/global_step"  # Lightning's name for the logger's step
 ROWS_A_STEP = 10  # more than a step logs: the number of the first row of an offline run that goes on
-ID_FILE = "wandb_id"
-MODES = ("auto", "online", "offline")
+Mode = Literal["auto", "online", "offline"]
 
 
 class RunWandbLogger(WandbLogger):
@@ -46,9 +46,6 @@ class RunWandbLogger(WandbLogger):
         tags: of the run.
         machine_info: record what W&B collects by itself: host, user's folders, command line, git remote, packages.
             Without it the config's absolute paths keep their last part alone.
-
-    Raises:
-        ValueError: if mode is unknown.
     """
 
     def __init__(
@@ -57,23 +54,21 @@ class RunWandbLogger(WandbLogger):
         project: str = "latent-translation",
         name: str | None = None,
         entity: str | None = None,
-        mode: str = "auto",
+        mode: Mode = "auto",
         tags: list[str] | None = None,
         machine_info: bool = False,
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(
-                f"W&B mode is {mode!r}, expected auto, online or offline; set logger.wandb.mode=offline."
-            )
+        check_literal("logger.wandb.mode", mode, Mode)
         self.run_dir = Path(run_dir)
+        name = name or self.run_dir.name
+        super().__init__(project=project, name=name, save_dir=str(run_dir))
         self._options = {
             "project": project,
-            "name": name or self.run_dir.name,
-            "dir": str(run_dir),
+            "name": name,
             "entity": entity,
             "tags": tags,
+            "dir": str(run_dir),
         }
-        super().__init__(project=project, name=self._options["name"], save_dir=str(run_dir))
         self._mode = mode
         self._machine_info = machine_info
         self._run: Any = None
@@ -116,7 +111,11 @@ class RunWandbLogger(WandbLogger):
         self.run_dir.mkdir(parents=True, exist_ok=True)
         identity = run_id(self.run_dir)
         goes_on = any(self.run_dir.glob(f"wandb/*run-*/run-{identity}.wandb"))
-        settings = {"id": identity, "config": self._config(), "resume": "allow", "reinit": "finish_previous"}
+        path = self.run_dir / "config.yaml"
+        config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not self._machine_info:
+            config = without_folders(config)
+        settings = {"id": identity, "config": config, "resume": "allow", "reinit": "finish_previous"}
         run = _start(chosen_mode(self._mode), self._options | settings, _settings(self._machine_info))
         run.define_metric(STEP_KEY)
         run.define_metric("*", step_metric=STEP_KEY, step_sync=True)
@@ -135,15 +134,10 @@ class RunWandbLogger(WandbLogger):
         number, self._next_row = self._next_row, None  # None: W&B counts on from the row before
         run.log(dict(metrics) if step is None else {**metrics, STEP_KEY: step}, step=number, commit=True)
 
-    def _config(self) -> Any:
-        path = self.run_dir / "config.yaml"
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-        return config if self._machine_info else without_folders(config)
-
 
 def run_id(run_dir: Path) -> str:
     """The W&B id of a run folder; drawn and stored at the first call."""
-    path = run_dir / ID_FILE
+    path = run_dir / "wandb_id"
     if path.is_file() and (stored := path.read_text(encoding="ascii").strip()):
         return stored
     fresh = secrets.token_hex(4)
@@ -174,11 +168,11 @@ def has_key() -> bool:
     import wandb  # slow to import: only runs with logger=wandb pay for it
 
     server = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
-    host = urlparse(server).hostname or ""
-    default = Path.home() / ("_netrc" if os.name == "nt" else ".netrc")
-    path = Path(os.environ.get("NETRC", default))
+    path = os.environ.get("NETRC") or str(Path.home() / ".netrc")
     try:
-        return path.is_file() and netrc.netrc(str(path)).authenticators(host) is not None
+        return netrc.netrc(path).authenticators(urlparse(server).hostname or "") is not None
+    except FileNotFoundError:
+        return False
     except (netrc.NetrcParseError, OSError) as error:
         logger.warning("%s cannot be read, so W&B runs offline: %s", path, error)
         return False
@@ -201,13 +195,13 @@ def chosen_mode(mode: str) -> str:
 def _settings(machine_info: bool) -> Any:
     import wandb
 
-    common: dict[str, Any] = {"init_timeout": INIT_TIMEOUT_S, "console": "off"}
+    settings: dict[str, Any] = {"init_timeout": INIT_TIMEOUT_S, "console": "off"}
     if "finish_timeout" in wandb.Settings.model_fields:  # older clients lack it
-        common["finish_timeout"] = FINISH_TIMEOUT_S
-    if machine_info:
-        return wandb.Settings(**common)
-    common |= {"x_disable_meta": True, "x_save_requirements": False, "disable_git": True, "save_code": False}
-    return wandb.Settings(**common, host="")
+        settings["finish_timeout"] = FINISH_TIMEOUT_S
+    if not machine_info:
+        settings |= {"x_disable_meta": True, "x_save_requirements": False, "disable_git": True}
+        settings |= {"save_code": False, "host": ""}
+    return wandb.Settings(**settings)
 
 
 def _start(mode: str, options: dict[str, Any], settings: Any) -> Any:

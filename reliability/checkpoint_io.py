@@ -19,19 +19,17 @@ logger = logging.getLogger(__name__)
 
 CHECKSUM_SUFFIX = ".sha256"
 DAMAGED_SUFFIX = ".damaged"
-KEPT_AS = {"last.ckpt": "previous.ckpt"}  # what a file is kept as when a newer one replaces it
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
-def check_disk_space(folder: str | Path, needed_bytes: int) -> None:
-    """Checks that the file system of `folder` (or of its nearest existing parent) has `needed_bytes` free.
+def check_disk_space(folder: Path, needed_bytes: int) -> None:
+    """Creates `folder` and checks that its file system has `needed_bytes` free.
 
     Raises:
         OSError: (ENOSPC) with the folder, the needed and the free bytes.
     """
-    existing = Path(folder).absolute()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise OSError(
             errno.ENOSPC,
@@ -60,45 +58,30 @@ class AtomicCheckpointIO(CheckpointIO):
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer: _HashingWriter | None = None
+        writer = _HashingWriter()
         try:
-            with atomic_file(path) as file:
-                writer = _HashingWriter(file)
+            with atomic_file(path) as writer.file:
                 torch.save(checkpoint, writer)  # type: ignore[arg-type]  # it has what save() calls
-                writer.raise_error()
-                if path.name in KEPT_AS and path.is_file():
-                    _keep(path, path.with_name(KEPT_AS[path.name]))
-                write_text(_sidecar(path), _sum_lines([writer.digest(), *_known_sums(path)], path))
+                if writer.error is not None:
+                    raise writer.error
+                writer.file.flush()
+                if path.name == LAST and path.is_file():
+                    _keep(path, path.with_name(PREVIOUS))
+                _write_sums(path, [writer.sum.hexdigest(), *_known_sums(path)])
         except OSError as error:
             free = shutil.disk_usage(path.parent).free
-            needed = writer.size if writer is not None else 0
             raise OSError(
                 error.errno,
-                f"Checkpoint {path} was not written ({os.strerror(error.errno or 0)}): it needs {needed} bytes, "
+                f"Checkpoint {path} was not written ({os.strerror(error.errno or 0)}): it needs {writer.size} bytes, "
                 f"{free} bytes are free; the previous checkpoint, if any, is unchanged",
             ) from error
         _sync_folder(path.parent)
-        write_text(_sidecar(path), _sum_lines([writer.digest()], path))
+        _write_sums(path, [writer.sum.hexdigest()])
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Reads a checkpoint of tensors and plain values.
-
-        Args:
-            path: the file; its sidecar is checked if there is one.
-            map_location: as in torch.load.
-            weights_only: None or True; code in a checkpoint is never run.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file is damaged or holds more than tensors and plain values.
-        """
-        if weights_only is False:
-            raise ValueError(
-                f"Checkpoint {path} was to be loaded with weights_only=False, which runs code from the file; "
-                "leave weights_only out."
-            )
+        """`read_checkpoint`; code in a checkpoint is never run, whatever `weights_only` says."""
         return read_checkpoint(path, map_location=map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -121,9 +104,7 @@ def read_checkpoint(path: str | Path, map_location: Any | None = "cpu") -> dict[
         )
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch.load raises many kinds: UnpicklingError, RuntimeError, EOFError, KeyError
+    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, KeyError
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"Checkpoint {path} cannot be read: it is damaged or holds more than tensors and plain values "
@@ -134,25 +115,21 @@ def read_checkpoint(path: str | Path, map_location: Any | None = "cpu") -> dict[
 def newest_whole(folder: Path) -> Path | None:
     """`last.ckpt` if it is whole, else the later of the whole ones among `previous.ckpt` and `best.ckpt`.
 
-    Each damaged file is named in the log, and a damaged `last.ckpt` is renamed to `last.ckpt.damaged`. None if the folder
-    has none of them.
+    Each damaged file is named in the log, and a damaged `last.ckpt` is renamed to `last.ckpt.damaged`. None if the
+    folder has none of them.
 
     Raises:
         ValueError: if there are checkpoints but none that can be read.
     """
-    last, *others = (folder / name for name in ("last.ckpt", "previous.ckpt", "best.ckpt"))
-    damaged = []
-    try:
-        if not _sum_is_right(last):
-            read_checkpoint(last)
-        return last
-    except FileNotFoundError:
-        logger.debug("%s has no last.ckpt", folder)
-    except ValueError as error:
-        damaged.append(str(error))
     steps: dict[Path, int] = {}
-    for path in others:
+    damaged = []
+    for name in (LAST, PREVIOUS, BEST):
+        path = folder / name
         try:
+            if name == LAST:
+                if not _sum_is_right(path):
+                    read_checkpoint(path)
+                return path
             steps[path] = int(read_checkpoint(path)["global_step"])
         except FileNotFoundError:
             continue
@@ -165,72 +142,60 @@ def newest_whole(folder: Path) -> Path | None:
                 f"{' '.join(damaged)} Restore one from a copy, or choose another run_dir."
             )
         return None
-    found = max(steps, key=lambda path: steps[path])
     for message in damaged:
         logger.warning("%s", message)
+    last = folder / LAST
     if last.exists():  # the next save would keep it in the place of the whole one
         os.replace(last, last.with_name(last.name + DAMAGED_SUFFIX))
         _sidecar(last).unlink(missing_ok=True)
+    found = max(steps, key=lambda path: steps[path])
     logger.warning("The run goes on from %s, step %d.", found, steps[found])
     return found
 
 
 def _sum_is_right(path: Path) -> bool:
-    """Whether the file has the sum that its sidecar gives; False without a sidecar.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the sum differs.
-    """
+    """Whether the file has the sum of its sidecar; False without a sidecar, an error as of `read_checkpoint` else."""
     if not path.is_file():
         raise FileNotFoundError(f"Checkpoint {path} does not exist; give the path of a .ckpt file.")
     known = _known_sums(path)
     try:
-        found = _file_sum(path) if known else ""
+        if known and _file_sum(path) not in known:
+            raise ValueError(
+                f"Checkpoint {path} is damaged: its SHA-256 differs from {_sidecar(path).name}; "
+                "use another checkpoint of the run or a copy of this one."
+            )
     except OSError as error:  # a failing disk
         raise ValueError(f"Checkpoint {path} cannot be read: {error.strerror or error}.") from error
-    if known and found not in known:
-        raise ValueError(
-            f"Checkpoint {path} is damaged: its SHA-256 differs from {_sidecar(path).name}; "
-            "use another checkpoint of the run or a copy of this one."
-        )
     return bool(known)
 
 
 class _HashingWriter:
-    """Write-only file for torch.save that sums and counts what it gets.
+    """What torch.save writes to `file`, summed and counted.
 
-    torch's zip writer turns an OSError of its file into an unrelated RuntimeError. So the first error is kept, the
-    rest is only counted (which gives the size that was needed), and `raise_error` raises it afterwards.
+    torch's zip writer turns an OSError of its file into an unrelated RuntimeError. So the first error is kept, and the
+    rest is only counted, which gives the size that was needed.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    file: BinaryIO
+
+    def __init__(self) -> None:
         self.size = 0
-        self._file = file
-        self._sum = hashlib.sha256()
-        self._error: OSError | None = None
+        self.sum = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         view = memoryview(data).cast("B")
         self.size += len(view)
-        if self._error is None:
-            self._sum.update(view)
+        if self.error is None:
+            self.sum.update(view)
             try:
-                self._file.write(view)
+                self.file.write(view)
             except OSError as error:
-                self._error = error
+                self.error = error
         return len(view)
 
     def flush(self) -> None:
         """Does nothing: an error would be lost in torch."""
-
-    def raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
-        self._file.flush()
-
-    def digest(self) -> str:
-        return self._sum.hexdigest()
 
 
 def _keep(path: Path, kept: Path) -> None:
@@ -244,9 +209,9 @@ def _keep(path: Path, kept: Path) -> None:
         # Some file systems have no hard links: rename, and until the new file is in place `kept` alone is there.
         logger.debug("no hard link to %s: %s", path, error)
         link = path
-    write_text(_sidecar(kept), _sum_lines([*sums, *_known_sums(kept)], kept))
+    _write_sums(kept, [*sums, *_known_sums(kept)])
     os.replace(link, kept)
-    write_text(_sidecar(kept), _sum_lines(sums, kept))
+    _write_sums(kept, sums)
     if link != path:
         link.unlink(missing_ok=True)  # a rename between two names of one file does nothing
 
@@ -263,8 +228,8 @@ def _known_sums(path: Path) -> list[str]:
     return [line.split()[0] for line in sidecar.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _sum_lines(sums: list[str], path: Path) -> str:
-    return "".join(f"{digest}  {path.name}\n" for digest in dict.fromkeys(sums))
+def _write_sums(path: Path, sums: list[str]) -> None:
+    write_text(_sidecar(path), "".join(f"{digest}  {path.name}\n" for digest in dict.fromkeys(sums)))
 
 
 def _file_sum(path: Path) -> str:

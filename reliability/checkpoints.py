@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from diffusion.choices import check_literal
 from reliability import lightning_internals
 from reliability.checkpoint_io import check_disk_space, read_checkpoint
 from reliability.finite_guard import NonFiniteError
 from reliability.step_callback import StepCallback
 
 logger = logging.getLogger(__name__)
+
+Mode = Literal["min", "max"]
 
 
 class LastCheckpoint(StepCallback, Checkpoint):
@@ -34,9 +37,6 @@ class LastCheckpoint(StepCallback, Checkpoint):
 
     Attributes:
         figures: the metrics by name at the last write, which a checkpoint carries along.
-
-    Raises:
-        ValueError: if every_n_steps is below 1.
     """
 
     filename = "last.ckpt"
@@ -44,10 +44,8 @@ class LastCheckpoint(StepCallback, Checkpoint):
     def __init__(self, every_n_steps: int = 500, folder: str | Path | None = None) -> None:
         super().__init__(every_n_steps)
         self.folder = folder
-        self._saved_step = 0
-        self._started = False
-        self._updating = False
-        self._save_failed = False
+        self._saved_step: int | None = None  # None before training
+        self._updating = self._save_failed = False
         self._stopped_in: str | None = None
         self._restored = False
         self._validated = 0  # batches of all validations before the one at hand
@@ -57,12 +55,11 @@ class LastCheckpoint(StepCallback, Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Saves nothing before training starts: until then a checkpoint may be restored in part alone."""
-        self._started = False
+        self._saved_step = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the disk before the first step costs anything."""
         self._saved_step = self.batch_start_step = trainer.global_step
-        self._started = True
         self._updating = self._save_failed = False
         counted = lightning_internals.num_validation_batches(trainer)
         self._validated = counted if self._repeats_from is None else self._repeats_from
@@ -112,7 +109,7 @@ class LastCheckpoint(StepCallback, Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves the last complete step without hiding the exception that stopped the run."""
-        if trainer.state.fn != "fit" or not self._started or self._save_failed:
+        if trainer.state.fn != "fit" or self._saved_step is None or self._save_failed:
             return
         if trainer.world_size > 1 and not isinstance(exception, SIGTERMException):
             return  # the other ranks may still be computing: a collective save would hang
@@ -152,7 +149,7 @@ class LastCheckpoint(StepCallback, Checkpoint):
         return {"repeats_from": self._validated if self._stopped_in == "validation" else self._repeats_from}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._repeats_from = state_dict.get("repeats_from")
+        self._repeats_from = state_dict.get("repeats_from")  # older checkpoints lack it
         self._restored = True
 
     def _save(self, trainer: Trainer) -> None:
@@ -182,18 +179,14 @@ class BestCheckpoint(Checkpoint):
     filename = "best.ckpt"
 
     def __init__(
-        self, monitor: str = "val/loss", mode: str = "min", folder: str | Path | None = None
+        self, monitor: str = "val/loss", mode: Mode = "min", folder: str | Path | None = None
     ) -> None:
-        if mode not in ("min", "max"):
-            raise ValueError(
-                f"BestCheckpoint mode is {mode!r}, expected min or max; set callbacks.best.mode=min."
-            )
+        check_literal("callbacks.best.mode", mode, Mode)
         self.monitor = monitor
         self.mode = mode
         self.folder = folder
         self.best_value: float | None = None
         self.best_step: int | None = None
-        self.best_model_path = ""  # Lightning reads this for ckpt_path="best"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the value to beat from the folder's own file."""
@@ -208,36 +201,24 @@ class BestCheckpoint(Checkpoint):
             return
         if (state["monitor"], state["mode"]) == (self.monitor, self.mode):
             self.best_value, self.best_step = state["best_value"], state["best_step"]
-            self.best_model_path = str(path)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if the monitored value is finite and better than before."""
         if not _inside_fit(trainer) or trainer.fast_dev_run:
             return
-        value = self._monitored(trainer)
-        if not trainer.strategy.broadcast(self._improves(value)):
-            return
-        previous = self.best_value, self.best_step
-        self.best_value, self.best_step = value, trainer.global_step
-        path = _path(self, trainer)
-        try:
-            trainer.save_checkpoint(path, weights_only=False)
-        except BaseException:
-            self.best_value, self.best_step = previous
-            raise
-        self.best_model_path = str(path)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("monitor", "mode", "best_value", "best_step")}
-
-    def _monitored(self, trainer: Trainer) -> float:
         metrics = trainer.callback_metrics
         if self.monitor not in metrics:
             raise ValueError(
                 f"BestCheckpoint monitors {self.monitor!r}, which the validation did not log; it logged "
                 f"{sorted(metrics)}; set callbacks.best.monitor to one of them."
             )
-        return float(metrics[self.monitor])
+        value = float(metrics[self.monitor])
+        if trainer.strategy.broadcast(self._improves(value)):
+            self.best_value, self.best_step = value, trainer.global_step
+            trainer.save_checkpoint(_path(self, trainer), weights_only=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("monitor", "mode", "best_value", "best_step")}
 
     def _improves(self, value: float) -> bool:
         sign = 1 if self.mode == "min" else -1

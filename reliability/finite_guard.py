@@ -33,19 +33,16 @@ class FiniteGuard(StepCallback):
 
     Args:
         every_n_steps: optimiser steps between readings of the flag on an accelerator.
-
-    Raises:
-        ValueError: if every_n_steps is below 1.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
         super().__init__(every_n_steps)
+        self._names: dict[int, list[str]] = {}  # of the samples, by step
         # bool (1 + T,), since the last optimiser step: the loss and each of its terms
         self._bad_loss: Tensor | None = None
         # int64 (2 + T,): step of the first bad update or -1, whether by its loss, and by which of its terms
         self._first: Tensor | None = None
         self._terms: list[str] = []
-        self._names: dict[int, list[str]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._bad_loss = self._first = None
@@ -55,7 +52,7 @@ class FiniteGuard(StepCallback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._names.setdefault(self.batch_start_step, []).extend(sample_names(batch))
+        self._names.setdefault(self.batch_start_step, []).extend(batch["name"])
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Notes on the loss's device whether it and its terms are finite."""
@@ -71,16 +68,12 @@ class FiniteGuard(StepCallback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Raises on CPU; elsewhere zeroes a bad gradient and keeps its step in the flag."""
-        gradients = [
-            p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-        ]
-        if not gradients:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        bad_loss, self._bad_loss = self._bad_loss, None
+        if not gradients or bad_loss is None:
             return
         device = gradients[0].device
-        bad_loss = (
-            torch.zeros(1, dtype=torch.bool, device=device) if self._bad_loss is None else self._bad_loss
-        )
-        self._bad_loss = None
         bad = bad_loss[0]
         if loss_scaler(trainer) is None:
             bad = bad | ~torch.isfinite(torch.nn.utils.get_total_norm(gradients))
@@ -97,20 +90,24 @@ class FiniteGuard(StepCallback):
         self._first = torch.where(bad & (self._first[0] < 0), found, self._first)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if self._first is None:
-            self._names = {k: v for k, v in self._names.items() if k >= trainer.global_step}
-        elif self.is_due(trainer):
+        if self.is_due(trainer):
             self._read()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads the flag a last time; nothing follows that would notice what the last update did."""
-        self._read()
-        _check_weights(trainer, pl_module)
+            self._names.clear()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Reads the flag and looks at the weights before anything is written."""
+        """Reads the flag, and refuses weights that a finite but huge update has made infinite.
+
+        At the end too: nothing follows that would notice what the last update did.
+        """
         self._read()
-        _check_weights(trainer, pl_module)
+        trained = [p.detach() for p in pl_module.parameters() if p.requires_grad]
+        if trained and not torch.isfinite(torch.nn.utils.get_total_norm(trained)):
+            raise NonFiniteError(
+                f"The weights are not finite after step {trainer.global_step - 1}, and no checkpoint holds them; "
+                "lower module.optimizer.lr."
+            )
+
+    on_train_end = on_save_checkpoint
 
     def _read(self) -> None:
         if self._first is None:
@@ -118,30 +115,12 @@ class FiniteGuard(StepCallback):
         step, *bad_loss = self._first.tolist()
         if step >= 0:
             raise self._error(step, bad_loss, "its gradient was set to zero and no checkpoint holds it")
-        self._names = {
-            k: v for k, v in self._names.items() if k >= self.batch_start_step
-        }  # a step may be half done
 
     def _error(self, step: int, bad_loss: list[int], consequence: str) -> NonFiniteError:
         terms = ", ".join(name for name, bad in zip(self._terms, bad_loss[1:], strict=False) if bad)
-        what = ("loss" + (f" (term: {terms})" if terms else "")) if bad_loss[0] else "gradient norm"
-        names = ", ".join(self._names.get(step, [])[:16]) or "unnamed samples"
+        loss = f"loss (term: {terms})" if terms else "loss"
+        what = loss if bad_loss[0] else "gradient norm"
         return NonFiniteError(
-            f"The {what} is not finite at step {step} (batch: {names}); {consequence}. "
+            f"The {what} is not finite at step {step} (batch: {', '.join(self._names[step][:16])}); {consequence}. "
             "Look at these samples, or lower the learning rate, or set trainer.precision=32-true."
-        )
-
-
-def sample_names(batch: Any) -> list[str]:
-    """The names of a batch's samples; none if it has no `name`."""
-    return list(map(str, batch.get("name", []))) if isinstance(batch, dict) else []
-
-
-def _check_weights(trainer: Trainer, module: LightningModule) -> None:
-    """Refuses weights that a finite but huge update has made infinite."""
-    trained = [p.detach() for p in module.parameters() if p.requires_grad]
-    if trained and not torch.isfinite(torch.nn.utils.get_total_norm(trained)):
-        raise NonFiniteError(
-            f"The weights are not finite after step {trainer.global_step - 1}, and no checkpoint holds them; "
-            "lower module.optimizer.lr."
         )

@@ -20,7 +20,6 @@ from reliability.stop_signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
-REQUEUE_SIGNALS = ("SIGTERM", "SIGUSR1", "SIGUSR2")
 REQUEUE_TIMEOUT_S = 30
 
 
@@ -40,18 +39,9 @@ class Preemption(StepCallback):
     Args:
         requeue_signals: signals after which a SLURM job is put back into the queue. SIGTERM is not among them by
             default because scancel sends it too.
-
-    Raises:
-        ValueError: for a signal other than SIGTERM, SIGUSR1 and SIGUSR2.
     """
 
     def __init__(self, requeue_signals: Sequence[str] = ("SIGUSR1",)) -> None:
-        unknown = [name for name in requeue_signals if name not in REQUEUE_SIGNALS]
-        if unknown:
-            raise ValueError(
-                f"Preemption requeue_signals has {unknown[0]!r}, expected names among {', '.join(REQUEUE_SIGNALS)}; "
-                "set callbacks.preemption.requeue_signals=[SIGUSR1]."
-            )
         super().__init__()
         self.requeue_signals = tuple(signal.Signals[name] for name in requeue_signals)
         self._stop: StopSignals | None = None
@@ -112,9 +102,9 @@ class Preemption(StepCallback):
             number = torch.tensor(received or 0, dtype=torch.int32)
             distributed.all_reduce(number, op=distributed.ReduceOp.MAX, group=self._group)
             received = signal.Signals(int(number)) if number else None
-        self._agreed = received is not None
         if received is not None:
-            self._stop.received, self._stop.stopping = received, True
+            self._agreed = self._stop.stopping = True
+            self._stop.received = received
             if trainer.is_global_zero:
                 logger.info("%s: stopping at step %d", received.name, trainer.global_step)
         return self._agreed
@@ -131,16 +121,12 @@ def requeue() -> None:
     job = slurm_job()
     assert job is not None, "requeue() is for SLURM jobs"
     try:
-        done = subprocess.run(
-            ["scontrol", "requeue", job], capture_output=True, text=True, timeout=REQUEUE_TIMEOUT_S
-        )
-        reason = "" if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"
-    except (OSError, subprocess.TimeoutExpired) as error:
-        reason = str(error)
-    if reason:
+        command = ["scontrol", "requeue", job]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=REQUEUE_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError) as error:
         logger.warning(
             "SLURM job %s was not requeued: scontrol requeue %s failed (%s); submit it again to go on.",
-            *(job, job, reason),
+            *(job, job, (getattr(error, "stderr", None) or str(error)).strip()),
         )
     else:
         logger.info("SLURM job %s is back in the queue", job)

@@ -22,9 +22,7 @@ class StepCallback(Callback):
 
     def __init__(self, every_n_steps: int | None = None) -> None:
         if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(
-                f"{type(self).__name__} every_n_steps is {every_n_steps}, expected at least 1, such as 50"
-            )
+            raise ValueError(f"{type(self).__name__} every_n_steps is {every_n_steps}, expected at least 1")
         self.every_n_steps = every_n_steps
         self.batch_start_step = 0
 

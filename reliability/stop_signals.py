@@ -80,16 +80,12 @@ class StopSignals:
             return
         if self.received is None:
             self.received = signal.Signals(signum)
-            self._expect_dead_workers()
+            # torch's handler raises in the middle of an update or of a save when a worker is gone. No SIG_DFL in its
+            # place: a child's end that Python has noted but not handled yet would then be an OSError, anywhere.
+            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
             if not self.deferred:
                 raise SystemExit(self.exit_code) if signum != signal.SIGINT else KeyboardInterrupt
             if signum == signal.SIGINT:  # the logging module may be in the middle of a line
                 os.write(2, b"\nCtrl-C: stopping after this batch; press it again to stop at once\n")
         elif signum == signal.SIGINT and not self.stopping:
             raise KeyboardInterrupt
-
-    def _expect_dead_workers(self) -> None:
-        """Takes away torch's handler, which raises in the middle of an update or of a save when a worker is gone."""
-        if hasattr(signal, "SIGCHLD"):
-            # No SIG_DFL: a child's end that Python has noted but not handled yet would then be an OSError, anywhere.
-            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)

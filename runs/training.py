@@ -21,8 +21,7 @@ from reliability.checkpoints import LastCheckpoint
 from reliability.lightning_internals import check_names
 from reliability.main_process import RUN_DIR_VARIABLE, is_main_process
 from reliability.preemption import Preemption, requeue
-from reliability.ranks import RankWatch, end_with_main
-from reliability.same_config import wait_for_all_ranks
+from reliability.ranks import RankWatch, end_with_main, wait_for_all_ranks
 from reliability.stop_signals import StopSignals
 from runs.build import build
 from runs.config import comparable_text

@@ -37,7 +37,7 @@ def test_average_equals_the_closed_form_in_float64(fit, tiny, warmup, accumulate
     expected = start * torch.tensor(decays, dtype=torch.float64).prod()
     for n, value in enumerate(ema.seen):
         expected = expected + weights[n] * torch.tensor(decays[n + 1 :], dtype=torch.float64).prod() * value
-    average = ema.average_parameters()["net.weight"]
+    average = ema.average["net.weight"]
     assert average.dtype == torch.float64
     torch.testing.assert_close(average, expected, rtol=1e-12, atol=1e-12)
 
@@ -53,21 +53,21 @@ def test_only_trainable_parameters_are_kept_in_float32(fit, tiny):
     module = tiny()
     ema = EMA()
     fit(module, [ema], max_steps=2, limit_val_batches=0)
-    assert set(ema.average_parameters()) == {"net.weight", "net.bias"}
-    assert all(a.dtype == torch.float32 for a in ema.average_parameters().values())
+    assert set(ema.average) == {"net.weight", "net.bias"}
+    assert all(a.dtype == torch.float32 for a in ema.average.values())
     bf16 = tiny().to(torch.bfloat16)
     ema.load_state_dict({"average": {}, "num_updates": 0})
     ema.on_fit_start(fit(tiny(), [], max_steps=1, limit_val_batches=0), bf16)
     ema.update(bf16)
-    assert ema.average_parameters()["net.weight"].dtype == torch.float32
+    assert ema.average["net.weight"].dtype == torch.float32
 
 
 def test_validation_sees_the_average_and_training_the_raw_weights(fit, tiny):
     module = tiny()
     ema = EMA(decay=0.9, warmup=False)
     fit(module, [ema], max_steps=10)
-    torch.testing.assert_close(module.weights_in_validation, ema.average_parameters()["net.weight"])
-    assert not torch.equal(module.net.weight, ema.average_parameters()["net.weight"])
+    torch.testing.assert_close(module.weights_in_validation, ema.average["net.weight"])
+    assert not torch.equal(module.net.weight, ema.average["net.weight"])
 
 
 def test_training_is_the_same_with_and_without_ema(fit, tiny):
@@ -88,7 +88,7 @@ def test_a_crash_in_validation_leaves_raw_weights_in_module_and_checkpoint(fit, 
     torch.testing.assert_close(module.net.weight, clean.net.weight, rtol=0, atol=0)
     saved = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     assert torch.equal(saved["state_dict"]["net.weight"], clean.net.weight)
-    assert torch.equal(average_from_checkpoint(saved)["net.weight"], ema.average_parameters()["net.weight"])
+    assert torch.equal(average_from_checkpoint(saved)["net.weight"], ema.average["net.weight"])
 
 
 def test_a_save_while_swapped_in_writes_raw_weights(fit, tiny, tmp_path):
@@ -97,10 +97,10 @@ def test_a_save_while_swapped_in_writes_raw_weights(fit, tiny, tmp_path):
     trainer = fit(module, [ema, LastCheckpoint()], max_steps=5, limit_val_batches=0)
     raw = module.net.weight.detach().clone()
     with ema.applied(module):
-        assert torch.equal(module.net.weight, ema.average_parameters()["net.weight"])
+        assert torch.equal(module.net.weight, ema.average["net.weight"])
         with ema.applied(module):
             pass
-        assert torch.equal(module.net.weight, ema.average_parameters()["net.weight"])
+        assert torch.equal(module.net.weight, ema.average["net.weight"])
         trainer.save_checkpoint(tmp_path / "mid.ckpt", weights_only=False)
     assert torch.equal(module.net.weight, raw)
     assert torch.equal(read_checkpoint(tmp_path / "mid.ckpt")["state_dict"]["net.weight"], raw)
@@ -121,8 +121,8 @@ def test_resume_continues_the_average_exactly(fit, tiny, tmp_path):
     fit(tiny(), [whole], limit_val_batches=0)
     fit(tiny(), [first, LastCheckpoint()], max_steps=7, limit_val_batches=0)
     fit(tiny(), [second], ckpt_path=tmp_path / "checkpoints" / "last.ckpt", limit_val_batches=0)
-    for name, average in whole.average_parameters().items():
-        assert torch.equal(average, second.average_parameters()[name])
+    for name, average in whole.average.items():
+        assert torch.equal(average, second.average[name])
     assert second.num_updates == whole.num_updates
 
 

@@ -117,12 +117,12 @@ def test_it_resumes_exactly_in_the_middle_of_a_turn(fit, tmp_path: Path) -> None
 def test_the_average_follows_both_players(fit) -> None:
     module, ema = make(), EMA(decay=0.5, warmup=False)
     fit(module, photo_batch(2, size_px=16), steps=4, callbacks=[ema])
-    assert {name.split(".")[0] for name in ema.average_parameters()} == {"first", "second"}
+    assert {name.split(".")[0] for name in ema.average} == {"first", "second"}
     by_hand: dict[str, Tensor] = {}
     for steps in range(5):
         for name, value in alternated(steps).named_parameters():
             by_hand[name] = value if not steps else by_hand[name].lerp(value, 0.5)
-    for name, value in ema.average_parameters().items():
+    for name, value in ema.average.items():
         torch.testing.assert_close(value, by_hand[name].detach())
 
 

@@ -101,7 +101,7 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(
     redone = {step for step, _ in second.validations}
     assert [v for v in first.validations if v[0] not in redone] + second.validations == whole.validations
     assert torch.equal(second.net.weight, whole.net.weight)
-    ours, theirs = resumed.callbacks[0].average_parameters(), reference.callbacks[0].average_parameters()
+    ours, theirs = resumed.callbacks[0].average, reference.callbacks[0].average
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     for name in ("last.ckpt", "best.ckpt"):
         found, expected = (
@@ -302,8 +302,3 @@ def test_what_scontrol_answers_is_one_line_in_the_log(tmp_path, monkeypatch, cap
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID"):
         monkeypatch.delenv(name)
     assert slurm_job() is None
-
-
-def test_unknown_requeue_signals_are_refused():
-    with pytest.raises(ValueError, match=r"has 'USR1', expected names among SIGTERM, SIGUSR1, SIGUSR2"):
-        Preemption(["USR1"])

@@ -256,8 +256,8 @@ def test_processes_that_lightning_starts_refuse_different_configs(runs: RealRuns
     main = runs.start(*AUTOENCODER, *TWO, "run_dir=run", "experiment_name=${oc.env:LOCAL_RANK,none}")
     assert main.wait(RUNS_WITHIN_S) == 1
     reason = (
-        "process 1 of 2 (counted from 0) has another config than process 0: experiment_name is 1 instead of none; start "
-        "all processes with the same command"
+        "the config of process 1 of 2 (counted from 0) differs from that of process 0: experiment_name is 1 instead of "
+        "none; start all processes with the same command"
     )
     lines = runs.screen(main).splitlines()
     assert f"error: {reason} (details: run/train.log)" in lines
@@ -278,7 +278,7 @@ def test_processes_of_a_launcher_refuse_different_configs_and_train_with_the_sam
         for rank in range(2)
     ]
     assert [process.wait(RUNS_WITHIN_S) for process in both] == [1, 1]
-    reason = "process 1 of 2 (counted from 0) has another config than process 0: datamodule.seed is 1 instead of 0, seed"
+    reason = "the config of process 1 of 2 (counted from 0) differs from that of process 0: datamodule.seed is 1 instead"
     assert f"error: {reason}" in runs.screen(both[0])
     assert f"error: process 1: {reason}" in runs.screen(both[1])
 

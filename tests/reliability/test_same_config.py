@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reliability.same_config import check_same, wait_for_all_ranks
+from reliability.ranks import check_same, wait_for_all_ranks
 from runs.config import comparable_text
 from tests.runs.real_processes import free_port, torchrun_variables
 
@@ -17,8 +17,8 @@ CONFIG: dict[str, Any] = {
     "callbacks": {"last": {"folder": "/a/run/checkpoints", "every_n_steps": 500}},
 }
 DIFFERENT = (
-    "process 1 of 2 (counted from 0) has another config than process 0: seed is 1 instead of 0; start all processes with "
-    "the same command"
+    "the config of process 1 of 2 (counted from 0) differs from that of process 0: seed is 1 instead of 0; start all "
+    "processes with the same command"
 )
 
 
@@ -44,9 +44,9 @@ def test_the_message_names_processes_and_keys() -> None:
     with pytest.raises(ValueError, match="counted from 0") as caught:
         check_same([same, other, same, other])
     assert str(caught.value) == (
-        "processes 1, 3 of 4 (counted from 0) have another config than process 0: callbacks.last.every_n_steps is absent "
-        "instead of 500, callbacks.last.folder is absent instead of /run/checkpoints, new is [1] instead of absent and 3 "
-        "more keys differ; start all processes with the same command"
+        "the config of process 1, 3 of 4 (counted from 0) differs from that of process 0: callbacks.last.every_n_steps is "
+        "absent instead of 500, callbacks.last.folder is absent instead of /run/checkpoints, new is [1] instead of absent, "
+        "...; start all processes with the same command"
     )
 
 
@@ -91,7 +91,7 @@ def test_processes_with_different_configs_all_get_the_reason() -> None:
     assert answers_of((0, CONFIG, 2), (1, at("/a/run", seed=1), 2)) == {DIFFERENT}
     single = at("/a/run", trainer={"default_root_dir": "/a/run", "devices": 1})
     (answer,) = answers_of((0, CONFIG, 2), (1, single, 1))
-    assert "has another config than process 0: trainer.devices is 1 instead of 2" in answer
+    assert "differs from that of process 0: trainer.devices is 1 instead of 2" in answer
 
 
 def test_a_trainer_for_one_process_is_refused_where_two_were_started() -> None:
