@@ -3,9 +3,12 @@
 import pytest
 import torch
 
-from lightning_modules.color_options import ColorizationOptions, WalkOptions, chroma, with_ranker
-from lightning_modules.options import PromptOptions, size
+from lightning_modules.chroma_choice import with_ranker
+from lightning_modules.color_options import ColorizationOptions, chroma
+from lightning_modules.latent_diffusion import size
+from lightning_modules.options import PromptOptions
 from lightning_modules.vividness_ranker import VividnessRanking
+from lightning_modules.walk_options import WalkOptions
 from networks.vividness import ClipVividness, VividnessRanker
 from tests.models import tiny_settings
 from tests.networks.test_vividness import save_clip
