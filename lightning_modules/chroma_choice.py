@@ -2,13 +2,11 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import TranslationModule
-from lightning_modules.color_options import AUTO, ColorizationOptions
 from lightning_modules.vividness_ranker import VividnessRanking
 from networks.vividness import ClipVividness, best_candidates
 
@@ -19,20 +17,15 @@ DEFAULT_RANKER = "vividness_ranker"
 _CLIP = "clip:"
 
 
-def with_ranker(
-    options: ColorizationOptions, load: Callable[[str], TranslationModule], device: torch.device
-) -> ColorizationOptions:
-    """The options with the network that chroma=auto asks; others as they are. `load` gives the module of a run.
+def load_ranker(name: str | None, load: Callable[[str], TranslationModule]) -> nn.Module:
+    """Images (B, 3, H, W) in [0, 1] -> scores (B,): that of a run, `clip:FOLDER_OR_HUB_ID`, or None for the shipped one.
 
     Raises:
         FileNotFoundError, ValueError: no such ranker.
     """
-    if options.chroma != AUTO:
-        return options
-    name = options.ranker or DEFAULT_RANKER
+    name = name or DEFAULT_RANKER
     if name.startswith(_CLIP):
-        network: nn.Module = ClipVividness.from_folder(name.removeprefix(_CLIP))
-        return replace(options, ranker_network=network.to(device).eval())
+        return ClipVividness.from_folder(name.removeprefix(_CLIP))
     try:
         module = load(name)
     except FileNotFoundError as error:
@@ -42,7 +35,7 @@ def with_ranker(
             f"ranker={name} is a run of {type(module).__name__}; give a run of experiment=vividness_ranker, or "
             "clip:FOLDER_OR_HUB_ID"
         )
-    return replace(options, ranker_network=module.ranker.to(device).eval())
+    return module.ranker
 
 
 def best_chroma(candidates: Tensor, ranker: nn.Module, names: Sequence[str]) -> Tensor:

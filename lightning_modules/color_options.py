@@ -44,7 +44,7 @@ class ColorizationOptions(PromptOptions):
     mask: str | None = option(
         "grey picture of the photo's size: white = colour here, black = keep the photo as it is", None
     )
-    # Images (B, 3, H, W) in [0, 1] -> scores (B,); what `chroma_choice.with_ranker` loads.
+    # What `Colorizer.prepare` loads for chroma=auto.
     ranker_network: nn.Module | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ Shapes: B batch, S samples, K candidates, H/W pixels, Z latent channels, h/w lat
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from color.lab import grey_image, lightness, rgb_to_lab
 from color.regions import blend_chroma
 from color.transfer import transfer_chroma, transfer_chroma_exact, working_copy
 from lightning_modules.base import Batch, Results, TranslationModule
-from lightning_modules.chroma_choice import CHROMA_SCALES, best_chroma, with_ranker
+from lightning_modules.chroma_choice import CHROMA_SCALES, best_chroma, load_ranker
 from lightning_modules.color_edits import read_region
 from lightning_modules.color_options import AUTO, ColorizationOptions
 from lightning_modules.stable_diffusion import StableDiffusion, captions
@@ -48,7 +49,10 @@ class Colorizer(StableDiffusion):
         raise TypeError(f"{type(self).__name__} does not say how colours are drawn")
 
     def prepare(self, options: Any, load: Callable[[str], TranslationModule]) -> Any:
-        return with_ranker(options, load, self.device)
+        if options.chroma != AUTO:
+            return options
+        ranker = load_ranker(options.ranker, load)
+        return replace(options, ranker_network=ranker.to(self.device).eval())
 
     def check_options(self, options: Any, *, is_folder: bool) -> None:
         super().check_options(options, is_folder=is_folder)
@@ -61,9 +65,10 @@ class Colorizer(StableDiffusion):
     @torch.no_grad()
     def results(self, batch: Batch, options: Any) -> Results:
         if batch["image"].dtype == torch.uint8:
-            return {"image": self._photo(batch, options)}
-        prompts = [options.prompt] * len(batch["index"])
-        samples = [self.colorize(batch, prompts, options, number) for number in range(options.num_samples)]
+            samples = self._of_photo(batch, options)
+        else:
+            prompts = [options.prompt] * len(batch["index"])
+            samples = [self.colorize(batch, prompts, options, k) for k in range(options.num_samples)]
         return {"image": samples if len(samples) > 1 else samples[0]}
 
     @torch.no_grad()
@@ -90,7 +95,7 @@ class Colorizer(StableDiffusion):
         carried = self._at_working_size(photos, batch, prompts, numbers, options)
         return torch.stack(carried).to(given.device).float() / 255
 
-    def _photo(self, batch: Batch, options: Any) -> Tensor | list[Tensor]:
+    def _of_photo(self, batch: Batch, options: Any) -> list[Tensor]:
         """Samples uint8 (1, 3, H, W) of one photo uint8 (1, 3, H, W)."""
         photo, num = batch["image"].cpu(), options.num_samples
         size_px = (photo.shape[-2], photo.shape[-1])
@@ -100,7 +105,7 @@ class Colorizer(StableDiffusion):
         results = self._at_working_size(photo, edited, [options.prompt] * num, numbers, options)
         if region is not None:
             results = [blend_chroma(photo[0], result, region) for result in results]
-        return results[0][None] if num == 1 else [result[None] for result in results]
+        return [result[None] for result in results]
 
     def _at_working_size(
         self, photos: Tensor, batch: Batch, prompts: list[str], numbers: list[int], options: Any

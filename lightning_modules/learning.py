@@ -47,9 +47,7 @@ class LearningModule(L.LightningModule):
         check_base: bool = True,
     ) -> None:
         super().__init__()
-        self.strict_loading = (
-            False  # a checkpoint has no frozen weights; on_load_checkpoint checks the others
-        )
+        self.strict_loading = False  # a checkpoint has no frozen weights
         self._optimizer, self._lr_schedule, self._num_warmup_steps = optimizer, lr_schedule, num_warmup_steps
         self.seed = seed
         self._compile, self._frozen_dtype, self._check_base = compile, frozen_dtype, check_base

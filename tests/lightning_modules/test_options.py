@@ -1,10 +1,9 @@
 """Options check their values where they are made, each once; the ranker of chroma=auto is loaded on request."""
 
 import pytest
-import torch
 
-from lightning_modules.chroma_choice import with_ranker
-from lightning_modules.color_options import ColorizationOptions, chroma
+from lightning_modules.chroma_choice import load_ranker
+from lightning_modules.color_options import chroma
 from lightning_modules.latent_diffusion import size
 from lightning_modules.options import PromptOptions
 from lightning_modules.vividness_ranker import VividnessRanking
@@ -12,8 +11,6 @@ from lightning_modules.walk_options import WalkOptions
 from networks.vividness import ClipVividness, VividnessRanker
 from tests.models import tiny_settings
 from tests.networks.test_vividness import save_clip
-
-CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -72,15 +69,10 @@ def test_rankers_come_from_runs_and_from_clip(tmp_path):
         )
 
     asked: list[str] = []
-    plain = ColorizationOptions(chroma=1.0)
-    assert with_ranker(plain, load, CPU) is plain
-    assert isinstance(
-        with_ranker(ColorizationOptions(chroma="auto"), load, CPU).ranker_network, VividnessRanker
-    )
-    with_ranker(ColorizationOptions(chroma="auto", ranker="mine"), load, CPU)
+    assert isinstance(load_ranker(None, load), VividnessRanker)
+    load_ranker("mine", load)
     assert asked == ["vividness_ranker", "mine"]
     save_clip(tmp_path / "clip")
-    clip = with_ranker(ColorizationOptions(chroma="auto", ranker=f"clip:{tmp_path / 'clip'}"), load, CPU)
-    assert isinstance(clip.ranker_network, ClipVividness)
+    assert isinstance(load_ranker(f"clip:{tmp_path / 'clip'}", load), ClipVividness)
     with pytest.raises(FileNotFoundError, match="ranker=nobody: no such run folder or checkpoint"):
-        with_ranker(ColorizationOptions(chroma="auto", ranker="nobody"), load, CPU)
+        load_ranker("nobody", load)
