@@ -14,8 +14,8 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
 from diffusion.seeding import keyed_integers, stream_number
+from lightning_modules.checkpoints import check_fit, frozen_hash, leave_out_frozen
 from lightning_modules.turns import turn
-from networks.content_hash import content_hash
 from networks.latent_diffusion_parts import to_dtype
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -118,10 +118,7 @@ class LearningModule(L.LightningModule):
     def base_hash(self) -> str | None:
         """Content hash of the frozen weights as they were loaded; None where there are none."""
         if self._base_hash is None:
-            # A codec and the parts name the same autoencoder; the later name is the one of earlier versions' checkpoints.
-            names = {p: n.removeprefix("parts.") for n, p in self.named_parameters(remove_duplicate=False)}
-            frozen = {name: p for p, name in names.items() if not p.requires_grad}
-            self._base_hash = content_hash(frozen) if frozen else None
+            self._base_hash = frozen_hash(self)
         return self._base_hash
 
     # ---- steps
@@ -202,35 +199,9 @@ class LearningModule(L.LightningModule):
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # With duplicates: parts and codec both name the autoencoder.
-        named = self.named_parameters(remove_duplicate=False)
-        frozen = {name for name, p in named if not p.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
-        checkpoint["module_class"] = type(self).__name__
-        checkpoint["configured_lr"] = self._lr
-        checkpoint["base_sha256"] = self.base_hash()
+        leave_out_frozen(self, checkpoint)
+        checkpoint |= {"configured_lr": self._lr, "base_sha256": self.base_hash()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        kind = type(self).__name__
-        found = checkpoint.get("module_class", kind)
-        if found != kind:
-            raise ValueError(
-                f"the checkpoint is of {found}, but this experiment is {kind}; give a checkpoint of the same experiment"
-            )
+        check_fit(self, checkpoint, base_hash=self.base_hash() if self._check_base else None)
         self._lr_before = checkpoint.get("configured_lr")
-        own, base = self.base_hash(), checkpoint.get("base_sha256")
-        if self._check_base and own and base and own != base:
-            raise ValueError(
-                f"the checkpoint was trained on a base with the content hash {base[:12]}, but the frozen weights that the "
-                f"config names have {own[:12]}; give the base it was trained on, or set module.check_base=false to go on "
-                "with another"
-            )
-        wanted = {name for name, p in self.named_parameters() if p.requires_grad}
-        given, state = checkpoint["state_dict"], self.state_dict()
-        missing = sorted(wanted - given.keys())
-        unlike = sorted(k for k, v in given.items() if k not in state or state[k].shape != v.shape)
-        if missing or unlike:
-            raise ValueError(
-                f"the checkpoint does not fit this {kind}: {len(missing)} weights missing and {len(unlike)} of another name "
-                f"or shape (first: {(missing + unlike)[0]}); use the config.yaml of the run that wrote it"
-            )
