@@ -23,12 +23,6 @@ _MAX_TINT = 16
 _MAX_PIXELS = 64_000_000
 
 
-def check_hints(text: str) -> None:
-    """Raises a FileNotFoundError or ValueError for a text that is neither a file nor points, before a photo is read."""
-    if not _is_file(text):
-        _points(text)
-
-
 def read_hints(text: str, size_px: tuple[int, int]) -> KnownColors:
     """Colours from a picture with transparency, of which pixels at least half opaque count, or from points.
 
@@ -41,7 +35,7 @@ def read_hints(text: str, size_px: tuple[int, int]) -> KnownColors:
             or with no others, a point outside the photo.
     """
     if not _is_file(text):
-        return _known_at(_points(text), size_px)
+        return _points(text, size_px)
     expected = "strokes on a transparent layer over the photo: save that layer alone, as PNG"
     layer = _picture("hints", text, size_px, expected)
     index = (layer[3].flatten() >= _HALF_OPAQUE).nonzero().squeeze(1)
@@ -101,36 +95,28 @@ def _picture(
     return picture
 
 
-def _points(text: str) -> list[tuple[int, int, int, Tensor]]:
-    """x, y, radius and colour uint8 (3,) of each point."""
+def _points(text: str, size_px: tuple[int, int]) -> KnownColors:
+    """The pixels within the radius of each point's own, which alone counts where the radius is 0."""
     if "#" not in text:
         raise FileNotFoundError(
             f"hints={text}: no such file; give a PNG with transparency, or points such as 120,40,#a03020"
         )
-    found = []
+    height, width = size_px
+    indices, colors = [], []
     for word in (part.strip() for part in text.split(";")):
         match = _POINT.fullmatch(word.replace(" ", ""))
         if match is None:
             raise ValueError(
                 f"hints=: '{word}' is no point; write x,y,#rrggbb or x,y,radius,#rrggbb, several with ; between them"
             )
-        x, y, radius, color = match.groups()
-        found.append((int(x), int(y), int(radius or 0), torch.tensor([*bytes.fromhex(color)]).byte()))
-    return found
-
-
-def _known_at(points: list[tuple[int, int, int, Tensor]], size_px: tuple[int, int]) -> KnownColors:
-    """The pixels within the radius of each point's own, which alone counts where the radius is 0."""
-    height, width = size_px
-    indices, colors = [], []
-    for x, y, radius, color in points:
+        x, y, radius = (int(number or 0) for number in match.groups()[:3])
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(
                 f"hints=: the point {x},{y} lies outside the photo of {width}x{height} pixels; x goes from 0 to "
                 f"{width - 1} and y from 0 to {height - 1}"
             )
-        # A disc that the circle belongs to: scikit-image leaves it out.
+        # A disc that its circle belongs to: scikit-image leaves that out.
         row, column = disk((y, x), math.sqrt(radius**2 + 0.5), shape=size_px)
         indices.append(torch.from_numpy(row * width + column))
-        colors.append(color.expand(len(row), 3))
+        colors.append(torch.tensor([*bytes.fromhex(match[4])]).byte().expand(len(row), 3))
     return KnownColors(torch.cat(indices), torch.cat(colors), size_px)

@@ -7,7 +7,7 @@ from torch import Tensor
 from color.hints import known_map
 from diffusion.bridge_paths import BridgePath
 from diffusion.bridge_samplers import BridgeSampler
-from lightning_modules.color_edits import check_hints, read_hints
+from lightning_modules.color_edits import read_hints
 from lightning_modules.color_options import ColorizationOptions
 from lightning_modules.options import option
 
@@ -23,16 +23,6 @@ class WalkOptions(ColorizationOptions):
     start: float = option(
         "1 from grey; less = the photo has kept 1 - start of its colour, go on from there", 1.0
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.start <= 1:
-            raise ValueError(
-                f"start={self.start:g} is no level; expected above 0 and at most 1: 1 starts from grey, less from the "
-                "photo's own colours"
-            )
-        if self.hints:
-            check_hints(self.hints)
 
     def hint_map(self, size_px: tuple[int, int], size: tuple[int, int]) -> Tensor:
         """The hints as a map (1, 3, h, w) of (h, w) cells, of a photo of (H, W) pixels; see `color.hints.known_map`."""

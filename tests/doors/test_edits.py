@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from datamodules.decode import decode_image
-from lightning_modules.color_edits import check_hints, read_hints, read_region
+from lightning_modules.color_edits import read_hints, read_region
 from lightning_modules.walk_options import WalkOptions
 from runs.load import load_run
 from tests.doors import calls
@@ -67,10 +67,9 @@ def test_a_disc_ends_at_the_photos_edge():
 def test_a_text_of_many_points_is_longer_than_a_file_name_and_still_points():
     text = "; ".join(f"{x},7,1,#a03020" for x in range(30))
     assert len(text) > 255
-    check_hints(text)
     assert sorted(set(read_hints(text, SIZE_PX).index.tolist())) == list(range(180, 270))
     with pytest.raises(FileNotFoundError, match="no such file; give a PNG"):
-        check_hints("a" * 300)
+        read_hints("a" * 300, SIZE_PX)
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_region("a" * 300, SIZE_PX)
 
@@ -240,9 +239,9 @@ def test_wrong_files_are_one_sentence(tmp_path, monkeypatch, words, kind, messag
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"start": 0.0}, "start=0 is no level; expected above 0 and at most 1"),
-        ({"start": 1.5}, "start=1.5 is no level"),
-        ({"start": float("nan")}, "start=nan is no level"),
+        ({"start": 0.0}, "start is 0.0; expected a level in (0, 1], where 1 is the source"),
+        ({"start": 1.5}, "start is 1.5; expected a level"),
+        ({"start": float("nan")}, "start is nan; expected a level"),
         ({"hints": "1,1"}, "hints=1,1: no such file"),
         ({"num_samples": 2}, "num_samples=2 would write the same picture 2 times"),
         ({"hints": "30,0,#ffffff"}, "the point 30,0 lies outside the photo"),

@@ -3,11 +3,10 @@
 import pytest
 
 from lightning_modules.chroma_choice import load_ranker
-from lightning_modules.color_options import chroma
+from lightning_modules.color_options import ColorizationOptions, chroma
 from lightning_modules.latent_diffusion import size
 from lightning_modules.options import PromptOptions
 from lightning_modules.vividness_ranker import VividnessRanking
-from lightning_modules.walk_options import WalkOptions
 from networks.vividness import ClipVividness, VividnessRanker
 from tests.models import tiny_settings
 from tests.networks.test_vividness import save_clip
@@ -30,19 +29,16 @@ def test_what_no_sampler_can_do_is_refused(settings, text):
 
 
 @pytest.mark.parametrize(
-    ("settings", "kind", "text"),
+    ("settings", "text"),
     [
-        ({"start": 0.0}, ValueError, "start=0 is no level; expected above 0 and at most 1"),
-        ({"start": float("nan")}, ValueError, "start=nan is no level"),
-        ({"short_px": 0}, ValueError, "short_px=0 is no working size"),
-        ({"hints": "1,1"}, FileNotFoundError, "hints=1,1: no such file"),
-        ({"chroma": 1.0, "ranker": "mine"}, ValueError, "ranker=mine has no effect without chroma=auto"),
-        ({"ranker": "mine"}, ValueError, "ranker=mine has no effect without chroma=auto; add that, or leave"),
+        ({"short_px": 0}, "short_px=0 is no working size"),
+        ({"chroma": 1.0, "ranker": "mine"}, "ranker=mine has no effect without chroma=auto"),
+        ({"ranker": "mine"}, "ranker=mine has no effect without chroma=auto; add that, or leave"),
     ],
 )
-def test_what_no_colorizer_can_do_is_refused(settings, kind, text):
-    with pytest.raises(kind, match=text):
-        WalkOptions(**settings)
+def test_what_no_colorizer_can_do_is_refused(settings, text):
+    with pytest.raises(ValueError, match=text):
+        ColorizationOptions(**settings)
 
 
 def test_chroma_is_a_number_or_auto():
