@@ -58,10 +58,7 @@ class BridgeObjective:
         check_literal("objective.prediction", prediction, BridgePrediction)
         check_literal("objective.weighting", weighting, BridgeWeighting)
         check_literal("objective.norm", norm, Norm)
-        self.path = path
-        self.prediction: BridgePrediction = prediction
-        self.weighting: BridgeWeighting = weighting
-        self.norm: Norm = norm
+        self.path, self.prediction, self.weighting, self.norm = path, prediction, weighting, norm
 
     def target(
         self, clean: Tensor, noise: Tensor | None, timestep: Tensor, source: Tensor | None = None

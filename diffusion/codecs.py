@@ -77,15 +77,9 @@ class Codec(nn.Module):
 
 
 class LatentCodec(Codec):
-    """A frozen autoencoder of diffusers; its scale factor is its own `config.scaling_factor`, so it travels with its weights.
-
-    Another size than the latent's own is reached by resampling the decoded picture (bicubic, antialiased).
-
-    Args:
-        vae: AutoencoderKL or AutoencoderTiny; frozen here.
+    """A frozen autoencoder of diffusers, whose `config.scaling_factor` scales; it resamples to another size (bicubic).
 
     Example:
-        >>> from diffusers import AutoencoderTiny
         >>> codec = LatentCodec(AutoencoderTiny())
         >>> codec.decode(codec.encode(torch.rand(1, 3, 16, 16)), (24, 20)).shape
         torch.Size([1, 3, 24, 20])
@@ -117,11 +111,7 @@ class LatentCodec(Codec):
 
 
 class IdentityCodec(Codec):
-    """Pixel space behind the same calls: the latent is the image mapped to [-1, 1].
-
-    Args:
-        num_channels: C; one for each class where the image is a mask of classes.
-    """
+    """Pixel space behind the same calls: the latent is the image mapped to [-1, 1], of C channels or mask classes."""
 
     downscale = 1
     bounds = (-1.0, 1.0)

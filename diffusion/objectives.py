@@ -60,10 +60,7 @@ class GaussianObjective:
                 "colour; module.weighting=uniform trains them",
                 weighting,
             )
-        self.path = path
-        self.prediction: Prediction = prediction
-        self.weighting: Weighting = weighting
-        self.gamma = gamma
+        self.path, self.prediction, self.weighting, self.gamma = path, prediction, weighting, gamma
 
     def target(
         self, clean: Tensor, noise: Tensor | None, timestep: Tensor, source: Tensor | None = None

@@ -21,8 +21,7 @@ class GaussianPath(torch.nn.Module):
     Args:
         num_timesteps: length T of the discrete path.
         beta_schedule: a name that diffusers' DDPMScheduler knows: linear, scaled_linear, squaredcos_cap_v2.
-        beta_start: first beta of the linear schedules.
-        beta_end: last beta of the linear schedules.
+        beta_start, beta_end: of the linear schedules.
         zero_terminal_snr: rescale the betas so that x_T is pure noise (Lin et al. 2023, Alg. 1).
 
     Example:
@@ -44,8 +43,7 @@ class GaussianPath(torch.nn.Module):
         zero_terminal_snr: bool = False,
     ) -> None:
         super().__init__()
-        self.num_timesteps = num_timesteps
-        self.zero_terminal_snr = zero_terminal_snr
+        self.num_timesteps, self.zero_terminal_snr = num_timesteps, zero_terminal_snr
         self._schedule = {
             "num_train_timesteps": num_timesteps,
             "beta_schedule": beta_schedule,

@@ -69,9 +69,7 @@ class Sampler:
             raise ValueError(
                 f"sampler.eta={eta} has no effect with solver '{solver}'; set sampler.solver=ddim"
             )
-        self.solver: Solver = solver
-        self.num_steps = num_steps
-        self.eta = eta
+        self.solver, self.num_steps, self.eta = solver, num_steps, eta
         self.scheduler_options = dict(scheduler_options or {})
         known = inspect.signature(_SOLVERS[solver].__init__).parameters.keys() - _NO_OPTIONS
         if unknown := self.scheduler_options.keys() - known:
@@ -84,29 +82,21 @@ class Sampler:
         """The same sampler with another number of steps."""
         return Sampler(**(vars(self) | {"num_steps": num_steps}))
 
-    def timesteps(self, objective: GaussianObjective, *, start: float = 1.0) -> list[int]:
-        """The timesteps of the network evaluations, falling; a start below 1 leaves out those nearer the noise."""
-        return self.scheduler(objective, start=start).timesteps.long().tolist()
-
-    def scheduler(self, objective: GaussianObjective, *, start: float = 1.0) -> SchedulerMixin:
-        """A fresh diffusers scheduler on the objective's path, with the timesteps from `start` on, one at least."""
+    def scheduler(self, objective: GaussianObjective) -> SchedulerMixin:
+        """A fresh diffusers scheduler on the objective's path, with the timesteps of the network evaluations."""
         length = objective.path.num_timesteps
         if self.num_steps > length:
             raise ValueError(
                 f"sampler.num_steps is {self.num_steps}, but the path has {length} timesteps; give that many or fewer"
             )
-        if not 0 < start <= 1:
-            raise ValueError(f"start is {start}; expected a share in (0, 1], where 1 is pure noise")
         # Trailing spacing starts at the last timestep, as a zero-terminal-SNR path needs (Lin et al. 2023, Sec. 3.3).
         config = objective.path.scheduler_config(objective.prediction) | {"timestep_spacing": "trailing"}
         scheduler = _SOLVERS[self.solver].from_config(config | self.scheduler_options)
         scheduler.set_timesteps(self.num_steps)
-        begin = min(int((scheduler.timesteps >= start * length).sum()), self.num_steps - 1)
         # To the given number: rounding in diffusers' trailing spacing can add a timestep -1 (29 of 100, 61 of 1000).
-        kept = slice(begin, self.num_steps)
-        scheduler.timesteps = scheduler.timesteps[kept]
+        scheduler.timesteps = scheduler.timesteps[: self.num_steps]
         if hasattr(scheduler, "sigmas"):
-            scheduler.sigmas = torch.cat([scheduler.sigmas[kept], scheduler.sigmas[-1:]])
+            scheduler.sigmas = torch.cat([scheduler.sigmas[: self.num_steps], scheduler.sigmas[-1:]])
             scheduler.set_begin_index(0)
         return scheduler
 
@@ -120,38 +110,34 @@ class Sampler:
         source: Tensor | None = None,
         generators: Sequence[torch.Generator] | None = None,
         after_step: AfterStep | None = None,
-        start: float = 1.0,
         bounds: Bounds | None = None,
     ) -> Tensor:
         """The sample x_0, float32 (B, C, h, w).
 
         Args:
             denoise: the network under its condition.
-            first: x at the start (B, C, h, w), float32: standard normal noise where start is 1; below, a tensor
-                corrupted to the first of `timesteps`.
+            first: standard normal noise (B, C, h, w), float32.
             objective: names the prediction and its path.
             source: none on a Gaussian path.
             generators: one for each image, for the solvers that add noise (ddpm, ddim with eta > 0).
             after_step: changes x, in the path's own scale, after each step.
-            start: share of the path in (0, 1] to begin at; below 1 there are fewer steps.
             bounds: the range of clean tensors; each clean estimate is clipped to it, without which few steps fail in
                 pixel space.
 
         Raises:
-            ValueError: more steps than the path has, or a start outside (0, 1].
+            ValueError: more steps than the path has.
         """
-        scheduler = self.scheduler(objective, start=start)
+        scheduler = self.scheduler(objective)
         if bounds is not None:
             # The solver walks by the clipped estimate itself, whatever the network predicts.
             scheduler.register_to_config(prediction_type="sample")
         offered = {"eta": self.eta, "generator": list(generators) if generators else None}
         extra = {k: v for k, v in offered.items() if k in inspect.signature(scheduler.step).parameters}
         timesteps = [*scheduler.timesteps.long().tolist(), -1]
-        # Euler walks x_0 + sigma eps, which is the path's x times this.
-        scales = (
-            (scheduler.sigmas**2 + 1).sqrt().tolist() if self.solver == "euler" else [1.0] * len(timesteps)
-        )
-        sample = first * (scheduler.init_noise_sigma if start == 1 else scales[0])
+        scales = [1.0] * len(timesteps)
+        if self.solver == "euler":  # which walks x_0 + sigma eps, the path's x times this
+            scales = (scheduler.sigmas**2 + 1).sqrt().tolist()
+        sample = first * scheduler.init_noise_sigma
         for index, timestep in enumerate(scheduler.timesteps):
             scaled = scheduler.scale_model_input(sample, timestep)
             here = torch.full((len(first),), timesteps[index], device=first.device)

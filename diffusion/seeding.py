@@ -32,10 +32,7 @@ def _mix(state: np.ndarray) -> np.ndarray:
 
 
 def keyed_integers(*key: int, sample: Sequence[int] | np.ndarray) -> np.ndarray:
-    """64-bit integers (B,), one for each entry of `sample`, that depend on the key and that entry alone.
-
-    The key is any integers, for example (seed, stream, step).
-    """
+    """64-bit integers (B,) that depend on the key, such as (seed, stream, step), and one entry of `sample` each."""
     with np.errstate(over="ignore"):
         state = np.zeros(len(sample), dtype=np.uint64)
         for part in (*key, np.asarray(sample)):
@@ -53,20 +50,18 @@ def generators(
     *key: int, sample: Sequence[int] | np.ndarray, device: torch.device | str = "cpu"
 ) -> list[torch.Generator]:
     """One generator for each entry of `sample`, seeded by the key and that entry: batch size changes nothing."""
-    # The upper half alone is used: mt19937 on the CPU takes 64 bits, but some back ends keep only 63.
+    # Some back ends keep 63 bits of a seed.
     seeds = keyed_integers(*key, sample=sample) >> np.uint64(1)
     return [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one batch, by stream: of one training step, or the same in every evaluation.
-
-    Row i depends on the seed, the stream's name, the step and `sample[i]` alone: never on batch size or devices.
+    """The random numbers of one batch, by stream: row i depends on seed, stream, step and `sample[i]` alone.
 
     Args:
         seed: of the run.
-        step: number of the training batch; None in evaluation.
+        step: number of the training batch; None in evaluation, where the numbers are always the same.
         sample: (B,) positions in the global batch of training, or indices in the data set of evaluation.
         device: of normal numbers.
 
@@ -99,14 +94,7 @@ class Draws:
 def randn(
     shape: Sequence[int], generators: Sequence[torch.Generator], *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Standard normal (B, *shape) on the generators' device; row i comes from generator i alone.
-
-    Example:
-        >>> a = randn((2, 3), generators(0, sample=[7, 8]))
-        >>> b = randn((2, 3), generators(0, sample=[8]))
-        >>> bool((a[1] == b[0]).all())
-        True
-    """
+    """Standard normal (B, *shape) on the generators' device; row i comes from generator i alone."""
     noise = torch.empty((len(generators), *shape), device=generators[0].device, dtype=dtype)
     for row, generator in zip(noise, generators, strict=True):
         row.normal_(generator=generator)

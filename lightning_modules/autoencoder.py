@@ -30,10 +30,7 @@ class Autoencoder(TranslationModule):
         adversarial_weight: times the adaptive weight (Esser et al. 2021, Eq. 7).
         adversarial_start_step: the optimiser step at which the discriminator joins.
         last_layer: name inside `vae` of the layer whose gradients balance the adversarial term.
-        optimizer, lr_schedule, ...: as TranslationModule.
-
-    Raises:
-        ValueError: no layer of that name.
+        shared: as TranslationModule.
 
     Example:
         >>> from diffusers import AutoencoderKL
@@ -60,12 +57,10 @@ class Autoencoder(TranslationModule):
     ) -> None:
         super().__init__(**shared)
         self.vae: Any = vae
-        self.perceptual = perceptual
-        self.discriminator = discriminator
-        self.perceptual_weight = perceptual_weight
+        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
         self.kl_weight = kl_weight
-        self.adversarial_weight = adversarial_weight
-        self.adversarial_start_step = adversarial_start_step
+        self.discriminator = discriminator
+        self.adversarial_weight, self.adversarial_start_step = adversarial_weight, adversarial_start_step
         if discriminator is not None and last_layer not in dict(vae.named_modules()):
             raise ValueError(f"module.last_layer={last_layer} is no layer of {type(vae).__name__}")
         self._last_layer = last_layer
@@ -91,8 +86,7 @@ class Autoencoder(TranslationModule):
             self._validated_square += float(mean.float().square().sum())
             self._validated_count += mean.numel()
             error = (reconstruction - image).square().flatten(1).mean(1).clamp(min=1e-10)
-            psnr = (-10 * error.log10()).mean()
-            self.log(f"{self.split()}/psnr", psnr, batch_size=len(image), sync_dist=True)
+            self.log_mean("psnr", (-10 * error.log10()).mean(), len(image))
             return self.reconstruction_terms(reconstruction, image)
         self._batch_square = mean.detach().double().square().mean()
         latent = mean

@@ -73,10 +73,6 @@ class TranslationModule(LearningModule):
         """What a latent cache may keep, by name: functions of images (B, 3, H, W) that give moments (B, 2Z, h, w)."""
         return {}
 
-    def encodings_key(self) -> str:
-        """Hash of all that `encodings` depend on beside the images."""
-        return ""
-
     def exported(self) -> dict[str, ModelMixin | SchedulerMixin]:
         """What export writes, by folder name, and a run of the export reads back."""
         raise ValueError(f"{type(self).__name__} has no export")
@@ -87,15 +83,21 @@ class TranslationModule(LearningModule):
         if self.task is None:
             raise ValueError(f"{type(self).__name__} draws no sample pictures; set callbacks.samples=null")
         options = self.Options(seed=self.seed) if hasattr(self.Options, "seed") else self.Options()
-        task = self.task.for_data(
-            getattr(self.attached_trainer(), "datamodule", None), **self.protocol(options)
-        )
+        try:
+            datamodule = getattr(self.trainer, "datamodule", None)
+        except RuntimeError:  # without a trainer, as in a notebook
+            datamodule = None
+        task = self.task.for_data(datamodule, **self.protocol(options))
         panels = {name: task.picture(result, batch) for name, result in self.rows(batch, options)}
         truth = task.truth(batch)
         return panels if truth is None else panels | {"truth": truth}
 
     def images(self, batch: Batch, key: str = "image") -> Tensor:
-        """Images of a batch as float32 in [0, 1] on the module's device, also where prediction gives 8 bits."""
+        """Images of a batch as float32 in [0, 1] on the module's device; a ValueError where the data have none."""
+        if key not in batch:
+            raise ValueError(
+                f"{type(self).__name__} needs data with {key}, and these have {', '.join(batch)}; choose another datamodule"
+            )
         image = batch[key].to(self.device)
         return image.float() / 255 if image.dtype == torch.uint8 else image
 
@@ -109,10 +111,10 @@ class TranslationModule(LearningModule):
 
     def draws(self, batch: Batch) -> Draws:
         """The random numbers of a batch: of this training step, or in eval mode the same every time."""
+        index = batch["index"].cpu().numpy()
         if not self.training:
-            return Draws(self.seed, None, batch["index"].cpu().numpy(), self.device)
-        size = len(batch["index"])
-        positions = np.arange(size) + self.global_rank * size
+            return Draws(self.seed, None, index, self.device)
+        positions = np.arange(len(index)) + self.global_rank * len(index)
         return Draws(self.seed, self.batch_number(), positions, self.device)
 
     def sample_numbers(self, batch: Batch, number: int = 0) -> list[int]:

@@ -1,11 +1,13 @@
 """What a user draws on one photo, as read from files or text: hints of its colours and a region to colour."""
 
 import logging
+import math
 import os
 import re
 from pathlib import Path
 
 import torch
+from skimage.draw import disk
 from torch import Tensor
 
 from color.hints import KnownColors
@@ -21,88 +23,54 @@ _MAX_TINT = 16
 _MAX_PIXELS = 64_000_000
 
 
-def check_hints(text: str) -> None:
-    """Raises a FileNotFoundError or ValueError for a text that is neither a file nor points, before a photo is read."""
-    if not _is_file(text):
-        _points(text)
-
-
-def read_hints(text: str, size_px: tuple[int, int], *, max_pixels: int = _MAX_PIXELS) -> KnownColors:
+def read_hints(text: str, size_px: tuple[int, int]) -> KnownColors:
     """Colours from a picture with transparency, of which pixels at least half opaque count, or from points.
 
     Args:
         text: a file, or `x,y,#rrggbb; x,y,radius,#rrggbb; ...` in pixels from the upper left corner.
         size_px: (H, W) of the upright photo.
-        max_pixels: larger files are refused before decoding.
 
     Raises:
         FileNotFoundError, ValueError: neither a file nor points, a file of another size, one without opaque pixels
             or with no others, a point outside the photo.
     """
     if not _is_file(text):
-        return _known_at(_points(text), size_px)
-    try:
-        layer = decode_rgba(Path(text), max_pixels)
-    except UnreadableImage as error:
-        raise ValueError(
-            f"hints={text}: {error.reason}; expected strokes on a transparent layer, saved as PNG at the photo's size"
-        ) from error
-    _check_size("hints", text, layer, size_px)
+        return _points(text, size_px)
+    expected = "strokes on a transparent layer over the photo: save that layer alone, as PNG"
+    layer = _picture("hints", text, size_px, expected)
     index = (layer[3].flatten() >= _HALF_OPAQUE).nonzero().squeeze(1)
-    if not len(index):
-        raise ValueError(f"hints={text} has no opaque pixel; paint the colours that you know")
-    if len(index) == layer[3].numel():
+    if len(index) in (0, layer[3].numel()):
         raise ValueError(
-            f"hints={text} is opaque everywhere, so that each of its pixels would be a hint; expected strokes on a "
-            "transparent layer over the photo: save that layer alone"
+            f"hints={text} has {'only' if len(index) else 'no'} opaque pixels; expected {expected}"
         )
     return KnownColors(index, layer[:3].flatten(1)[:, index].T, size_px)
 
 
-def read_region(text: str, size_px: tuple[int, int], *, max_pixels: int = _MAX_PIXELS) -> Tensor:
+def read_region(text: str, size_px: tuple[int, int]) -> Tensor:
     """A region uint8 (H, W) from a grey picture: white = colour here, black = keep what the photo has.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or no opaque grey picture of the size (H, W), in part lighter than
-            half of white.
+        FileNotFoundError, ValueError: no such file, or no opaque grey picture of the size (H, W) with some white.
     """
     if not _is_file(text):
         raise FileNotFoundError(f"mask={text}: no such file")
-    try:
-        picture = decode_rgba(Path(text), max_pixels, needs_transparency=False)
-    except UnreadableImage as error:
-        raise ValueError(
-            f"mask={text}: {error.reason}; expected a grey picture of the photo's size"
-        ) from error
-    _check_size("mask", text, picture, size_px)
+    expected = (
+        "an opaque grey picture of the photo's size: white (255, in 16 bits 65535) = colour here, black = keep what the "
+        "photo has"
+    )
+    picture = _picture("mask", text, size_px, expected, needs_transparency=False)
+    region, flaw = picture[1].contiguous(), ""
     if int(picture[3].min()) < 255:
-        raise ValueError(
-            f"mask={text} has transparent pixels, which say neither colour nor keep; expected a grey picture without "
-            "transparency: save it flattened, white = colour here, black = keep what the photo has"
-        )
-    if int((picture[:3].amax(0) - picture[:3].amin(0)).max()) > _MAX_TINT:
-        raise ValueError(
-            f"mask={text} is in colour; expected a grey picture: white = colour here, black = keep what the photo has"
-        )
-    region = picture[1].contiguous()
-    _check_white(text, int(region.max()))
+        flaw = "has transparent pixels, which say neither colour nor keep"
+    elif int((picture[:3].amax(0) - picture[:3].amin(0)).max()) > _MAX_TINT:
+        flaw = "is in colour"
+    elif int(region.max()) < _HALF_WHITE:
+        flaw = f"goes up to {region.max()} where white is 255, so that hardly anything would be coloured"
+    if flaw:
+        raise ValueError(f"mask={text} {flaw}; expected {expected}")
     if int(region.min()) == 255:
         log.warning("mask=%s is white everywhere, so all of the photo is coloured", text)
     return region
-
-
-def _check_white(text: str, lightest: int) -> None:
-    """Raises a ValueError for a mask that would do nothing, or next to nothing as its white is no white."""
-    if lightest == 0:
-        raise ValueError(
-            f"mask={text} is black everywhere, so that nothing would be coloured; paint white where the photo is to be "
-            "coloured (255, in a file of 16 bits 65535)"
-        )
-    if lightest < _HALF_WHITE:
-        raise ValueError(
-            f"mask={text} goes up to {lightest} where white is 255; expected white = colour here, black = keep what the "
-            "photo has: save it with 255 for white, in a file of 16 bits with 65535"
-        )
 
 
 def _is_file(text: str) -> bool:
@@ -110,46 +78,45 @@ def _is_file(text: str) -> bool:
     return os.path.isfile(text)
 
 
-def _points(text: str) -> list[tuple[int, int, int, Tensor]]:
-    """x, y, radius and colour uint8 (3,) of each point."""
-    found = []
-    for word in (part.strip() for part in text.split(";")):
-        match = _POINT.fullmatch(word.replace(" ", ""))
-        if match is None and "#" not in text:
-            raise FileNotFoundError(
-                f"hints={text}: no such file; give a PNG with transparency, or points such as 120,40,#a03020"
-            )
-        if match is None:
-            raise ValueError(
-                f"hints=: '{word}' is no point; write x,y,#rrggbb or x,y,radius,#rrggbb, several with ; between them"
-            )
-        x, y, radius, color = match.groups()
-        found.append((int(x), int(y), int(radius or 0), torch.tensor([*bytes.fromhex(color)]).byte()))
-    return found
-
-
-def _known_at(points: list[tuple[int, int, int, Tensor]], size_px: tuple[int, int]) -> KnownColors:
-    """The pixels within the radius of each point's own, which alone counts where the radius is 0."""
-    height, width = size_px
-    indices, colors = [], []
-    for x, y, radius, color in points:
-        if not (0 <= x < width and 0 <= y < height):
-            raise ValueError(
-                f"hints=: the point {x},{y} lies outside the photo of {width}x{height} pixels; x goes from 0 to "
-                f"{width - 1} and y from 0 to {height - 1}"
-            )
-        rows = torch.arange(max(0, y - radius), min(height, y + radius + 1))
-        columns = torch.arange(max(0, x - radius), min(width, x + radius + 1))
-        row, column = ((rows[:, None] - y) ** 2 + (columns - x) ** 2 <= radius**2).nonzero(as_tuple=True)
-        indices.append(rows[row] * width + columns[column])
-        colors.append(color.expand(len(row), 3))
-    return KnownColors(torch.cat(indices), torch.cat(colors), size_px)
-
-
-def _check_size(name: str, text: str, picture: Tensor, size_px: tuple[int, int]) -> None:
+def _picture(
+    name: str, text: str, size_px: tuple[int, int], expected: str, *, needs_transparency: bool = True
+) -> Tensor:
+    """A file of the photo's size as RGBA, uint8 (4, H, W)."""
+    try:
+        picture = decode_rgba(Path(text), _MAX_PIXELS, needs_transparency=needs_transparency)
+    except UnreadableImage as error:
+        raise ValueError(f"{name}={text}: {error.reason}; expected {expected}") from error
     height, width = picture.shape[-2:]
     if (height, width) != size_px:
         raise ValueError(
             f"{name}={text} is {width}x{height} pixels, but the photo is {size_px[1]}x{size_px[0]} (width x height, turned "
             "upright as its EXIF orientation says); save it at the photo's size"
         )
+    return picture
+
+
+def _points(text: str, size_px: tuple[int, int]) -> KnownColors:
+    """The pixels within the radius of each point's own, which alone counts where the radius is 0."""
+    if "#" not in text:
+        raise FileNotFoundError(
+            f"hints={text}: no such file; give a PNG with transparency, or points such as 120,40,#a03020"
+        )
+    height, width = size_px
+    indices, colors = [], []
+    for word in (part.strip() for part in text.split(";")):
+        match = _POINT.fullmatch(word.replace(" ", ""))
+        if match is None:
+            raise ValueError(
+                f"hints=: '{word}' is no point; write x,y,#rrggbb or x,y,radius,#rrggbb, several with ; between them"
+            )
+        x, y, radius = (int(number or 0) for number in match.groups()[:3])
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(
+                f"hints=: the point {x},{y} lies outside the photo of {width}x{height} pixels; x goes from 0 to "
+                f"{width - 1} and y from 0 to {height - 1}"
+            )
+        # A disc that its circle belongs to: scikit-image leaves that out.
+        row, column = disk((y, x), math.sqrt(radius**2 + 0.5), shape=size_px)
+        indices.append(torch.from_numpy(row * width + column))
+        colors.append(torch.tensor([*bytes.fromhex(match[4])]).byte().expand(len(row), 3))
+    return KnownColors(torch.cat(indices), torch.cat(colors), size_px)

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from diffusers import ControlNetModel, ModelMixin, SchedulerMixin
 from torch import Tensor
+from torch.nn import functional as F
 
 from color.lab import lightness
 from diffusion.choices import check_literal
 from lightning_modules.base import Batch
 from lightning_modules.colorizer import Colorizer
-from lightning_modules.stable_diffusion import padded, stacked
 
 GuidanceDrops = Literal["prompt", "cond", "both"]
 
@@ -63,7 +63,7 @@ class ColorizeControlNet(Colorizer):
         return super().condition(batch) | {"cond": lightness(batch["image"])}
 
     def denoise(self, x_t: Tensor, timestep: Tensor, condition: dict[str, Any]) -> Tensor:
-        """The base's prediction; the samples that have a `cond` get the ControlNet's residuals, those after them none."""
+        """The base's prediction; the first samples, that have a `cond`, get the ControlNet's residuals, the others none."""
         text, cond = condition["text"], condition["cond"]
         num = len(cond)
         down, mid = self.controlnet(
@@ -85,20 +85,12 @@ class ColorizeControlNet(Colorizer):
             mid_block_additional_residual=padded(mid, len(x_t)).to(dtype),
         ).sample
 
-    def denoise_both(
-        self, x_t: Tensor, timestep: Tensor, condition: dict[str, Any], negative: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        if self.guidance_drops == "prompt":
-            return super().denoise_both(x_t, timestep, condition, negative)
-        both = {"text": stacked(condition["text"], negative["text"]), "cond": condition["cond"]}
-        first, second = self.denoise(x_t.repeat(2, 1, 1, 1), timestep.repeat(2), both).chunk(2)
-        return first, second
-
     def negative(self, condition: dict[str, Any], prompt: str) -> dict[str, Any]:
+        if self.guidance_drops == "prompt":
+            return super().negative(condition, prompt)
         same_text = condition["text"] is None or (self.guidance_drops == "cond" and not prompt)
-        if self.guidance_drops != "prompt" and same_text:
-            return condition
-        return super().negative(condition, prompt)
+        away = condition if same_text else super().negative(condition, prompt)
+        return away | {"cond": condition["cond"][:0]}
 
     def draw_colors(self, batch: Batch, prompts: list[str], numbers: list[int], options: Any) -> Tensor:
         cond = lightness(batch["image"]).expand(len(prompts), -1, -1, -1)
@@ -107,3 +99,9 @@ class ColorizeControlNet(Colorizer):
 
     def exported(self) -> dict[str, ModelMixin | SchedulerMixin]:
         return super().exported() | {"controlnet": self.controlnet}
+
+
+def padded(residual: Tensor, count: int) -> Tensor:
+    """A tensor (B, C, h, w) with zero samples behind, up to `count`."""
+    missing = count - len(residual)
+    return F.pad(residual, (0, 0) * 3 + (0, missing)) if missing else residual

@@ -1,10 +1,10 @@
 """What all colorizers share: a drawn colour latent moved onto the photo's own lightness, at any size.
 
-Shapes: B batch, K candidates, H/W pixels, Z latent channels, h/w latent cells.
+Shapes: B batch, S samples, K candidates, H/W pixels, Z latent channels, h/w latent cells.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,17 +14,12 @@ from color.lab import grey_image, lightness, rgb_to_lab
 from color.regions import blend_chroma
 from color.transfer import transfer_chroma, transfer_chroma_exact, working_copy
 from lightning_modules.base import Batch, Results, TranslationModule
+from lightning_modules.chroma_choice import CHROMA_SCALES, best_chroma, load_ranker
 from lightning_modules.color_edits import read_region
-from lightning_modules.color_options import AUTO, ColorizationOptions, with_ranker
+from lightning_modules.color_options import AUTO, ColorizationOptions
 from lightning_modules.stable_diffusion import StableDiffusion, captions
 from metrics.delta_e import delta_e_2000
-from networks.vividness import best_candidates
 from tasks.colorization import Colorization
-
-log = logging.getLogger(__name__)
-
-# What a ranker chooses from.
-CHROMA_SCALES = (0.5, 0.65, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
 
 
 class Colorizer(StableDiffusion):
@@ -54,9 +49,13 @@ class Colorizer(StableDiffusion):
         raise TypeError(f"{type(self).__name__} does not say how colours are drawn")
 
     def prepare(self, options: Any, load: Callable[[str], TranslationModule]) -> Any:
-        return with_ranker(options, load, self.device)
+        if options.chroma != AUTO:
+            return options
+        ranker = load_ranker(options.ranker, load)
+        return replace(options, ranker_network=ranker.to(self.device).eval())
 
     def check_options(self, options: Any, *, is_folder: bool) -> None:
+        super().check_options(options, is_folder=is_folder)
         for name in ("hints", "mask"):
             if getattr(options, name, None) and is_folder:
                 raise ValueError(
@@ -65,10 +64,11 @@ class Colorizer(StableDiffusion):
 
     @torch.no_grad()
     def results(self, batch: Batch, options: Any) -> Results:
-        prompts = [options.prompt] * len(batch["index"])
         if batch["image"].dtype == torch.uint8:
-            return {"image": self._photo(batch, options)}
-        samples = [self.colorize(batch, prompts, options, number) for number in range(options.num_samples)]
+            samples = self._of_photo(batch, options)
+        else:
+            prompts = [options.prompt] * len(batch["index"])
+            samples = [self.colorize(batch, prompts, options, k) for k in range(options.num_samples)]
         return {"image": samples if len(samples) > 1 else samples[0]}
 
     @torch.no_grad()
@@ -87,50 +87,49 @@ class Colorizer(StableDiffusion):
 
         Where the working size is another than the images' the colours are drawn at it and carried up to theirs.
         """
-        image = batch["image"]
-        given, numbers = lightness(image), self.sample_numbers(batch, number)
-        short_px = options.short_px or self.working_px
-        if short_px is None or short_px == min(image.shape[-2:]):
+        given, numbers = lightness(batch["image"]), self.sample_numbers(batch, number)
+        if (options.short_px or self.working_px) in (None, min(given.shape[-2:])):
             latent = self.draw_colors(batch, prompts, numbers, options)
             return self.with_lightness(given, latent, options, batch["name"])
         photos = (grey_image(given) * 255).round().byte().cpu()
-        small = torch.cat([working_copy(p, short_px=short_px, grid_px=self.grid_px()) for p in photos])
-        small_batch = batch | {"image": small.to(given.device)}
-        latent = self.draw_colors(small_batch, prompts, numbers, options)
-        drawn = self.with_lightness(lightness(small_batch["image"]), latent, options, batch["name"]).cpu()
-        carried = [transfer_chroma(photo, colored) for photo, colored in zip(photos, drawn, strict=True)]
+        carried = self._at_working_size(photos, batch, prompts, numbers, options)
         return torch.stack(carried).to(given.device).float() / 255
 
-    def _photo(self, batch: Batch, options: Any) -> Tensor | list[Tensor]:
-        """Samples uint8 (1, 3, H, W) of one photo uint8 (1, 3, H, W): chroma is carried up edge-aware."""
-        photo, num = batch["image"][0].cpu(), options.num_samples
-        short_px = options.short_px or self.working_px or min(photo.shape[-2:])
-        small = working_copy(photo, short_px=short_px, grid_px=self.grid_px()).to(self.device)
-        region = read_region(options.mask, (photo.shape[-2], photo.shape[-1])) if options.mask else None
-        edited = batch | {"image": small, "region": region, "size_px": tuple(photo.shape[-2:])}
+    def _of_photo(self, batch: Batch, options: Any) -> list[Tensor]:
+        """Samples uint8 (1, 3, H, W) of one photo uint8 (1, 3, H, W)."""
+        photo, num = batch["image"].cpu(), options.num_samples
+        size_px = (photo.shape[-2], photo.shape[-1])
+        region = read_region(options.mask, size_px) if options.mask else None
+        edited = batch | {"region": region, "size_px": size_px}
         numbers = [n for k in range(num) for n in self.sample_numbers(batch, k)]
-        latent = self.draw_colors(edited, [options.prompt] * num, numbers, options)
-        given = lightness(small).expand(num, -1, -1, -1)
-        drawn = self.with_lightness(given, latent, options, batch["name"] * num).cpu()
-        results = [transfer_chroma(photo, colored) for colored in drawn]
+        results = self._at_working_size(photo, edited, [options.prompt] * num, numbers, options)
         if region is not None:
-            results = [blend_chroma(photo, result, region) for result in results]
-        return results[0][None] if num == 1 else [result[None] for result in results]
+            results = [blend_chroma(photo[0], result, region) for result in results]
+        return [result[None] for result in results]
+
+    def _at_working_size(
+        self, photos: Tensor, batch: Batch, prompts: list[str], numbers: list[int], options: Any
+    ) -> list[Tensor]:
+        """S samples uint8 (3, H, W) of photos uint8 (S or 1, 3, H, W): drawn small, chroma carried up edge-aware."""
+        num, short_px = len(prompts), options.short_px or self.working_px or min(photos.shape[-2:])
+        small = torch.cat([working_copy(p, short_px=short_px, grid_px=self.grid_px()) for p in photos])
+        small = small.to(self.device)
+        latent = self.draw_colors(batch | {"image": small}, prompts, numbers, options)
+        given, names = lightness(small).expand(num, -1, -1, -1), batch["name"] * (num // len(photos))
+        drawn = self.with_lightness(given, latent, options, names).cpu()
+        return [transfer_chroma(p, c) for p, c in zip(photos.expand(num, -1, -1, -1), drawn, strict=True)]
 
     @torch.no_grad()
     def with_lightness(self, given: Tensor, latent: Tensor, options: Any, names: Sequence[str]) -> Tensor:
         """Images (B, 3, H, W) of colour latents and a lightness (B, 1, H, W); a ranker's choice is logged by name."""
-        if options.chroma != AUTO:
-            scale = self.chroma_scale if options.chroma is None else options.chroma
-            return self.candidates(given, latent, (scale,))[0]
-        candidates = self.candidates(given, latent)
-        best = best_candidates(options.ranker_network, candidates)
-        chosen = [f"{name} x {CHROMA_SCALES[k]:g}" for name, k in zip(names, best.tolist(), strict=True)]
-        log.info("chroma=auto: %s", ", ".join(chosen))
-        return candidates[best, torch.arange(len(best), device=best.device)]
+        if options.chroma == AUTO:
+            candidates = self.candidates(given, latent, CHROMA_SCALES)
+            return best_chroma(candidates, options.ranker_network, names)
+        scale = self.chroma_scale if options.chroma is None else options.chroma
+        return self.candidates(given, latent, (scale,))[0]
 
     @torch.no_grad()
-    def candidates(self, given: Tensor, latent: Tensor, scales: Sequence[float] = CHROMA_SCALES) -> Tensor:
+    def candidates(self, given: Tensor, latent: Tensor, scales: Sequence[float]) -> Tensor:
         """The same drawn colours at K chroma scales (K, B, 3, H, W) in [0, 1]: the latent is decoded once."""
         image = self.codec.to_picture(latent)
         return torch.stack([transfer_chroma_exact(given, image, chroma_scale=scale) for scale in scales])
@@ -142,8 +141,7 @@ class Colorizer(StableDiffusion):
         result = self.colorize(batch, [""] * len(truth), self.Options(seed=self.seed))
         compared = {"delta_e2000": result, "grey_delta_e2000": grey_image(lightness(batch["image"]))}
         for name, image in compared.items():
-            error = delta_e_2000(rgb_to_lab(image), truth).mean()
-            self.log(f"test/{name}", error, batch_size=len(truth), sync_dist=True)
+            self.log_mean(name, delta_e_2000(rgb_to_lab(image), truth).mean(), len(truth))
 
     @torch.no_grad()
     def sample_panels(self, batch: Batch) -> dict[str, Tensor]:

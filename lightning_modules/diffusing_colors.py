@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from color.hints import NUM_HINT_CHANNELS, NUM_RANDOM, known_map, no_hints, random_hints
+from color.hints import NUM_HINT_CHANNELS, NUM_RANDOM, no_hints, random_hints
 from color.lab import grey_image, lightness
 from color.regions import inside_cells
 from diffusion.bridge_objectives import BridgeObjective, BridgePrediction, BridgeWeighting, Norm
@@ -20,9 +20,8 @@ from diffusion.bridge_samplers import BridgeSampler, keep_outside
 from diffusion.samplers import AfterStep
 from diffusion.seeding import randn
 from lightning_modules.base import Batch, Results
-from lightning_modules.color_edits import read_hints
-from lightning_modules.color_options import WalkOptions
 from lightning_modules.colorizer import Colorizer
+from lightning_modules.walk_options import WalkOptions
 from networks.widened import widen_input
 
 
@@ -35,9 +34,7 @@ class DiffusingColors(Colorizer):
     Args:
         path: from the colour latent to the grey latent.
         sampler: how the way is walked back.
-        prediction: what the U-Net outputs: delta, difference, sample or grad.
-        bridge_weighting: of the timesteps: uniform or i2sb.
-        norm: of the error: l2 or l1.
+        prediction, bridge_weighting, norm: as BridgeObjective, whose weighting is the second.
         sees_source: give the U-Net the grey latent too, in further input channels that start at zero weight; on a noisy
             path the latent at hand shows the grey one only in part.
         hint_prob: probability that a training sample shows some patches of its true colour, which teaches the U-Net to
@@ -63,8 +60,7 @@ class DiffusingColors(Colorizer):
         source_prob: float = 0.0,
         **settings: Any,
     ) -> None:
-        unused = sorted({"weighting", "gamma"} & settings.keys())
-        if unused:
+        if unused := sorted({"weighting", "gamma"} & settings.keys()):
             raise ValueError(
                 f"module.{unused[0]} has no effect on a bridge; leave it out, or set module.bridge_weighting"
             )
@@ -97,11 +93,11 @@ class DiffusingColors(Colorizer):
         return self.told(self.prompts(batch), self.source(batch), hints)
 
     def told(self, prompts: list[str], source: Tensor, hints: Tensor | None = None) -> dict[str, Any]:
-        """The condition: text states, and beside x_t the source (B, Z, h, w) and the hints (B, 3, h, w)."""
+        """The condition: text states, and beside x_t the source (B, Z, h, w) and the hints (B or 1, 3, h, w)."""
         beside = [source] if self.sees_source else []
         if self.hint_prob:
-            size = (source.shape[-2], source.shape[-1])
-            beside.append(no_hints(len(source), size, device=source.device) if hints is None else hints)
+            known = no_hints(1, (source.shape[-2], source.shape[-1])) if hints is None else hints
+            beside.append(known.to(source.device).expand(len(source), -1, -1, -1))
         return {"text": self.embed(prompts), "beside": torch.cat(beside, dim=1) if beside else None}
 
     def denoise(self, x_t: Tensor, timestep: Tensor, condition: dict[str, Any]) -> Tensor:
@@ -122,32 +118,22 @@ class DiffusingColors(Colorizer):
 
     def draw_colors(self, batch: Batch, prompts: list[str], numbers: list[int], options: Any) -> Tensor:
         """As Colorizer; hints reach the U-Net, and outside the region the latents keep to the photo's own."""
-        image, num = batch["image"], len(prompts)
-        source = self.codec.encode(grey_image(lightness(image))).expand(num, -1, -1, -1)
-        hints = None
-        if options.hints:
-            known = known_map(
-                read_hints(options.hints, batch["size_px"]), size=(source.shape[-2], source.shape[-1])
-            )
-            hints = known.to(source.device).expand(num, -1, -1, -1)
+        image = batch["image"]
+        source = self.codec.encode(grey_image(lightness(image))).expand(len(prompts), -1, -1, -1)
+        hints = options.hint_map(batch["size_px"], source.shape[-2:]) if options.hints else None
         condition = self.told(prompts, source, hints)
         if condition["text"] is None or not (any(prompts) or options.negative_prompt):
             options = replace(options, guidance=1.0)  # both branches would be the same
         first, after_step = self.edited_walk(image, source, batch.get("region"), numbers, options)
-        return self.draw(
-            self.guided(condition, options),
-            first,
-            source=source,
-            generators=self.generators(numbers, options.seed),
-            num_steps=options.steps,
-            start=options.start,
-            after_step=after_step,
-        )
+        walk = {"source": source, "start": options.start, "after_step": after_step}
+        generators = self.generators(numbers, options.seed)
+        denoise = self.guided(condition, options)
+        return self.draw(denoise, first, num_steps=options.steps, generators=generators, **walk)
 
     def edited_walk(
         self, image: Tensor, source: Tensor, region: Tensor | None, numbers: list[int], options: Any
     ) -> tuple[Tensor, AfterStep | None]:
-        """Where a walk begins (S, Z, h, w) that starts at the photo's own colours, and what keeps it outside a region."""
+        """Where a walk begins (S, Z, h, w), and what keeps it to the photo's own colours outside a region."""
         if region is None and options.start == 1:
             return source, None
         own = self.codec.encode(image).expand_as(source)

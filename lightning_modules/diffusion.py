@@ -102,6 +102,7 @@ class DiffusionModule(TranslationModule):
         return {} if isinstance(self.codec, IdentityCodec) else {"image": self.codec.moments}
 
     def encodings_key(self) -> str:
+        """Hash of all that `encodings` depend on beside the images."""
         config = dict(getattr(getattr(self.codec, "vae", None), "config", {}))
         settings = {k: v for k, v in config.items() if not k.startswith("_") and k not in _NOT_IN_MOMENTS}
         parts = [content_hash(self.codec.state_dict()), json.dumps(settings, sort_keys=True, default=str)]
@@ -140,52 +141,24 @@ class DiffusionModule(TranslationModule):
         for quarter in range(4):
             chosen = np.flatnonzero(quarters == quarter)
             if len(chosen):
-                name = f"{self.split()}/loss_q{quarter}"
-                self.log(name, error[chosen].mean(), batch_size=len(chosen), sync_dist=True)
+                self.log_mean(f"loss_q{quarter}", error[chosen].mean(), len(chosen))
 
     def draw_from_noise(
         self, denoise: Denoise, size_px: tuple[int, int], numbers: list[int], options: Any
     ) -> Tensor:
-        """Clean tensors (B, Z, h, w) of pictures of (H, W) pixels, from noise that (seed, number) keys.
+        """Clean tensors (B, Z, h, w) of pictures of (H, W) pixels, on the codec's grid, drawn in `options.steps`.
 
-        Args:
-            denoise: the network under its condition.
-            size_px: (H, W), multiples of the codec's factor.
-            numbers: B of them, one for each sample.
-            options: its `seed` and `steps` count.
+        The noise of each is keyed by `options.seed` and one of the B numbers.
         """
         generators = self.generators(numbers, options.seed)
         noise = randn(self.codec.latent_shape(size_px), generators)
         return self.draw(denoise, noise, generators=generators, num_steps=options.steps)
 
-    @torch.no_grad()
-    def draw(
-        self,
-        denoise: Denoise,
-        first: Tensor,
-        *,
-        generators: list[torch.Generator],
-        source: Tensor | None = None,
-        num_steps: int | None = None,
-        **walk: Any,
-    ) -> Tensor:
-        """Clean tensors (B, Z, h, w) drawn by the sampler, their estimates clipped to the codec's bounds.
+    def draw(self, denoise: Denoise, first: Tensor, *, num_steps: int | None = None, **walk: Any) -> Tensor:
+        """Clean tensors (B, Z, h, w) drawn by the sampler from `first`, noise or the source of a bridge.
 
-        Args:
-            denoise: the network under its condition.
-            first: where sampling starts (B, Z, h, w): noise, or the source of a bridge.
-            generators: one for each image, for further noise.
-            source: the far end of a bridge.
-            num_steps: network evaluations; None = the sampler's own.
-            walk: start and after_step, as the samplers take them.
+        The estimates are clipped to the codec's bounds; `num_steps` None = the sampler's own; `walk` are the sampler's
+        further arguments.
         """
         sampler: Any = self.sampler if num_steps is None else self.sampler.with_steps(num_steps)
-        return sampler(
-            denoise,
-            first,
-            self.objective,
-            source=source,
-            generators=generators,
-            bounds=self.codec.bounds,
-            **walk,
-        )
+        return sampler(denoise, first, self.objective, bounds=self.codec.bounds, **walk)

@@ -30,9 +30,6 @@ class NoOptions:
 class SamplingOptions:
     """What every method that draws samples takes.
 
-    Raises:
-        ValueError: fewer steps or samples than 1, or a seed of more than 64 bits.
-
     Example:
         >>> SamplingOptions(steps=4).num_samples
         1
@@ -53,11 +50,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptOptions(SamplingOptions):
-    """Sampling of a method that takes text.
-
-    Raises:
-        ValueError: a guidance scale that is negative or not finite.
-    """
+    """Sampling of a method that takes text."""
 
     guidance: float | None = option("guidance scale, 1 = off; the run's own if not given", None)
     prompt: str = option("text condition", "")
@@ -67,15 +60,3 @@ class PromptOptions(SamplingOptions):
         super().__post_init__()
         if self.guidance is not None and not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance={self.guidance:g} is not a number from 0; 1 is off")
-
-
-def size(text: str) -> tuple[int, int]:
-    """(H, W) of a text like 512x768.
-
-    Raises:
-        ValueError: not two positive whole numbers.
-    """
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise ValueError(f"size={text} is not HxW in pixels, such as size=512x768")
-    return int(height), int(width)

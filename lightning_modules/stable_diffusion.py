@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from lightning_utilities.core.apply_func import apply_to_collections
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from diffusion.codecs import IdentityCodec, LatentCodec
 from diffusion.guidance import guide
@@ -29,9 +28,7 @@ class StableDiffusion(DiffusionModule):
 
     Args:
         parts: the model; without an autoencoder it works on pixels.
-        sampler: how samples are drawn.
-        weighting: of the timesteps: uniform, snr or min_snr.
-        gamma: cap of min_snr.
+        weighting, gamma: as GaussianObjective.
         prompt_dropout: probability in [0, 1] that a training prompt is replaced by the empty one.
         guidance_scale: of classifier-free guidance; 1 turns it off.
         guidance_rescale: in [0, 1], against over-saturation.
@@ -63,12 +60,16 @@ class StableDiffusion(DiffusionModule):
             settings |= {"path": path, "objective": objective}
         codec = IdentityCodec(parts.unet.config.in_channels) if parts.vae is None else LatentCodec(parts.vae)
         super().__init__(codec=codec, **settings)
-        self.parts = parts
-        self.prompt_dropout = prompt_dropout
-        self.guidance_scale = guidance_scale
-        self.guidance_rescale = guidance_rescale
+        self.parts, self.prompt_dropout = parts, prompt_dropout
+        self.guidance_scale, self.guidance_rescale = guidance_scale, guidance_rescale
         self._text_cache_dir = text_cache_dir
         self._text_cache: TextCache | None = None
+
+    def check_options(self, options: Any, *, is_folder: bool) -> None:
+        if self.parts.text_encoder is None and (options.prompt or options.negative_prompt):
+            raise ValueError(
+                f"{type(self).__name__} has no text encoder here, so a prompt has no effect; leave it out"
+            )
 
     def condition(self, batch: Batch) -> dict[str, Any]:
         return {"text": self.embed(self.prompts(batch))}
@@ -100,23 +101,15 @@ class StableDiffusion(DiffusionModule):
             )
         return condition | {"text": self.embed([prompt] * len(condition["text"]))}
 
-    def denoise_both(
-        self, x_t: Tensor, timestep: Tensor, condition: dict[str, Any], negative: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        """The predictions under both conditions, in one pass of twice the batch."""
-        both = stacked(condition, negative)
-        first, second = self.denoise(torch.cat([x_t, x_t]), torch.cat([timestep] * 2), both).chunk(2)
-        return first, second
-
     def guided(self, condition: dict[str, Any], options: PromptOptions) -> Denoise:
         """The network under a condition, with the guidance that the options or the module ask for."""
         scale = self.guidance_scale if options.guidance is None else options.guidance
         if scale == 1.0:
             return lambda x_t, timestep: self.denoise(x_t, timestep, condition)
-        negative = self.negative(condition, options.negative_prompt)
+        both = stacked(condition, self.negative(condition, options.negative_prompt))
 
         def denoise(x_t: Tensor, timestep: Tensor) -> Tensor:
-            pred, away = self.denoise_both(x_t, timestep, condition, negative)
+            pred, away = self.denoise(torch.cat([x_t, x_t]), torch.cat([timestep] * 2), both).chunk(2)
             return guide(pred.float(), away.float(), scale=scale, rescale=self.guidance_rescale)
 
         return denoise
@@ -150,9 +143,3 @@ def captions(batch: Batch) -> list[str]:
 def stacked(first: Any, second: Any) -> Any:
     """Two conditions as one of twice the batch."""
     return apply_to_collections(first, second, Tensor, lambda one, other: torch.cat([one, other]))
-
-
-def padded(residual: Tensor, count: int) -> Tensor:
-    """A tensor (B, C, h, w) with zero samples behind, up to `count`."""
-    missing = count - len(residual)
-    return F.pad(residual, (0, 0) * 3 + (0, missing)) if missing else residual

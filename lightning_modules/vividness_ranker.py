@@ -32,13 +32,10 @@ class VividnessRanking(TranslationModule):
     Args:
         ranker: scores images.
         max_scale: the chroma of a pair's other image is scaled by a factor between 1 / max_scale and max_scale,
-            uniform in its logarithm.
+            uniform in its logarithm; above 1.1.
         disturb_prob: probability that the hues of a training pair are turned and its colours flattened, of both images
             alike: a colorizer's colours are not the true ones, and their saturation is to be judged all the same.
         shared: as TranslationModule.
-
-    Raises:
-        ValueError: if max_scale is 1.1 or less, or disturb_prob no probability.
     """
 
     def __init__(
@@ -49,9 +46,7 @@ class VividnessRanking(TranslationModule):
             raise ValueError(f"module.disturb_prob is {disturb_prob}; expected a probability in [0, 1]")
         if math.log(max(max_scale, 1e-9)) <= _MIN_LOG_SCALE:
             raise ValueError(f"module.max_scale is {max_scale}; expected above 1.1")
-        self.ranker = ranker
-        self.max_scale = max_scale
-        self.disturb_prob = disturb_prob
+        self.ranker, self.max_scale, self.disturb_prob = ranker, max_scale, disturb_prob
         self.train_only(ranker)
 
     def scales(self, uniform: np.ndarray) -> Tensor:
@@ -68,11 +63,10 @@ class VividnessRanking(TranslationModule):
         return true, other
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        image, draws = batch["image"], self.draws(batch)
+        image, draws = self.images(batch), self.draws(batch)
         if not self.training:
             true, other = self.pair_scores(image, self.scales(draws.uniform("timestep")))
-            accuracy = (true > other).float().mean()
-            self.log(f"{self.split()}/accuracy", accuracy, batch_size=len(true), sync_dist=True)
+            self.log_mean("accuracy", (true > other).float().mean(), len(true))
             return {"ranking": F.softplus(other - true).mean()}
         uniform = draws.uniform("timestep", _NUM_RANDOM)
         chosen = np.flatnonzero(uniform[:, 1] < self.disturb_prob)
@@ -86,7 +80,7 @@ class VividnessRanking(TranslationModule):
     @torch.no_grad()
     def sample_panels(self, batch: Batch) -> dict[str, Tensor]:
         """Photos at several chroma scales, and the one that the ranker picks."""
-        image = batch["image"]
+        image = self.images(batch)
         given = lightness(image)
         scales = (0.25, 0.5, 1.0, 1.5, 2.0)
         candidates = [transfer_chroma_exact(given, image, chroma_scale=scale) for scale in scales]

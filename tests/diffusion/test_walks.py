@@ -1,4 +1,4 @@
-"""Starts on the way and changes between steps, for every solver on a Gaussian path."""
+"""Timesteps and changes between steps, for every solver on a Gaussian path."""
 
 import math
 from typing import get_args
@@ -10,7 +10,6 @@ from diffusion.objectives import GaussianObjective
 from diffusion.paths import GaussianPath
 from diffusion.samplers import Sampler, Solver
 from diffusion.seeding import generators, randn
-from tests.diffusion.denoisers import gaussian_denoiser
 
 SETTINGS = [*({"solver": s} for s in get_args(Solver)), {"solver": "ddim", "eta": 1.0}]
 every_solver = pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
@@ -25,6 +24,10 @@ def network(x, timestep):
     return torch.tanh(1.3 * x) + 0.3 * torch.sin(3 * x.roll(1, dims=-1) + timestep.view(-1, 1, 1, 1) / 170)
 
 
+def timesteps_of(sampler, objective):
+    return sampler.scheduler(objective).timesteps.long().tolist()
+
+
 # ---- timesteps
 
 
@@ -34,26 +37,10 @@ def test_timesteps_fall_from_the_last_one_and_are_as_many_as_asked_for(solver, n
     """diffusers' own trailing spacing gives 30 timesteps for 29 of 100, and the last of them is -1."""
     objective = make(num_timesteps=num_timesteps)
     for num_steps in range(1, num_timesteps + 1):
-        steps = Sampler(solver=solver, num_steps=num_steps).timesteps(objective)
+        steps = timesteps_of(Sampler(solver=solver, num_steps=num_steps), objective)
         assert len(steps) == num_steps
         assert steps[0] == num_timesteps - 1
         assert all(here > there for here, there in zip(steps, [*steps[1:], -1], strict=True))
-
-
-@pytest.mark.parametrize(
-    ("num_steps", "start", "expected"),
-    [
-        (5, 1.0, [999, 799, 599, 399, 199]),
-        (5, 0.99, [799, 599, 399, 199]),
-        (5, 0.8, [799, 599, 399, 199]),
-        (5, 0.2, [199]),
-        (5, 0.001, [199]),
-        (1, 0.3, [999]),
-    ],
-)
-@pytest.mark.parametrize("solver", get_args(Solver))
-def test_a_start_leaves_out_the_timesteps_before_it(solver, num_steps, start, expected):
-    assert Sampler(solver=solver, num_steps=num_steps).timesteps(make(), start=start) == expected
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "dpmpp", "unipc", "euler"])
@@ -65,55 +52,6 @@ def test_the_number_of_steps_that_diffusers_spaces_wrongly_is_exact_too(solver):
     torch.testing.assert_close(drawn, clean, rtol=0, atol=1e-4)
 
 
-# ---- starts
-
-
-@every_solver
-@pytest.mark.parametrize("start", [0.8, 0.35, 0.05])
-def test_a_start_on_the_way_goes_on_from_the_given_tensor(settings, start):
-    objective, clean = make(), torch.linspace(-1, 1, 64).view(1, 1, 8, 8).expand(2, -1, -1, -1)
-    sampler = Sampler(num_steps=20, **settings)
-    steps = sampler.timesteps(objective, start=start)
-    first = objective.path.corrupt(clean, torch.randn(2, 1, 8, 8), torch.tensor(steps[:1] * 2))
-    asked = []
-    drawn = sampler(
-        lambda x, t: asked.append((x, int(t[0]))) or clean,
-        first,
-        objective,
-        start=start,
-        generators=generators(0, sample=range(2)),
-    )
-    assert [timestep for _, timestep in asked] == steps
-    torch.testing.assert_close(asked[0][0], first, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(drawn, clean, rtol=0, atol=1e-4)
-
-
-@every_solver
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("start", [0.7, 0.3])
-def test_a_known_gaussian_keeps_its_law_from_any_start(settings, prediction, start):
-    """clean ~ N(0.5, 0.8^2), noised to the start and drawn again by its exact denoiser."""
-    objective, rngs = make(prediction=prediction, zero_snr=False), generators(0, sample=range(64))
-    sampler = Sampler(num_steps=100, **settings)
-    clean, noise = 0.5 + 0.8 * randn((4, 8, 8), rngs), randn((4, 8, 8), rngs)
-    timestep = torch.full((64,), sampler.timesteps(objective, start=start)[0])
-    drawn = sampler(
-        gaussian_denoiser(objective, 0.5, 0.8),
-        objective.path.corrupt(clean, noise, timestep),
-        objective,
-        start=start,
-        generators=rngs,
-    )
-    assert abs(drawn.mean().item() - 0.5) < 0.03
-    assert abs(drawn.std().item() - 0.8) < 0.03
-
-
-@pytest.mark.parametrize("start", [0.0, -0.1, 1.5, math.nan])
-def test_starts_off_the_path_are_named(start):
-    with pytest.raises(ValueError, match=rf"start is {start}; expected a share in \(0, 1\], where 1 is pure"):
-        Sampler(num_steps=2)(network, torch.randn(1, 1, 2, 2), make(), start=start)
-
-
 def test_more_steps_than_the_path_has_are_named():
     with pytest.raises(ValueError, match="num_steps is 20, but the path has 10 timesteps; give that many or"):
         Sampler(num_steps=20)(network, torch.randn(1, 1, 2, 2), make(num_timesteps=10))
@@ -123,19 +61,16 @@ def test_more_steps_than_the_path_has_are_named():
 
 
 @every_solver
-@pytest.mark.parametrize("start", [1.0, 0.6])
-def test_what_comes_after_a_step_is_on_the_path_at_the_timestep_named(settings, start):
+def test_what_comes_after_a_step_is_on_the_path_at_the_timestep_named(settings):
     """With the true clean tensor, (x - alpha x_0) / sigma is standard normal; the last x is x_0."""
     objective, rngs = make(), generators(0, sample=range(64))
     clean = torch.linspace(-1, 1, 64).view(1, 1, 8, 8).expand(64, -1, -1, -1)
     sampler, noise = Sampler(num_steps=10, **settings), randn((1, 8, 8), rngs)
-    steps, trail = sampler.timesteps(objective, start=start), []
-    first = noise if start == 1 else objective.path.corrupt(clean, noise, torch.tensor(steps[:1] * 64))
+    steps, trail = timesteps_of(sampler, objective), []
     sampler(
         lambda x, t: clean,
-        first,
+        noise,
         objective,
-        start=start,
         generators=rngs,
         after_step=lambda x, t: trail.append((x, t)) or x,
     )

@@ -9,7 +9,7 @@ from PIL import Image
 
 from doors.export import export
 from doors.options import ExportOptions
-from lightning_modules.colorizer import CHROMA_SCALES
+from lightning_modules.chroma_choice import CHROMA_SCALES
 from tests.doors.calls import evaluated, predicted
 from tests.runs.saved_runs import save_colorizer, save_ranker
 

@@ -12,8 +12,8 @@ from color.lab import grey_image, lightness, rgb_to_lab
 from diffusion.bridge_paths import BridgePath
 from diffusion.bridge_samplers import BridgeSampler
 from diffusion.seeding import randn
+from lightning_modules.chroma_choice import CHROMA_SCALES
 from lightning_modules.colorize_controlnet import ColorizeControlNet
-from lightning_modules.colorizer import CHROMA_SCALES
 from lightning_modules.diffusing_colors import DiffusingColors
 from tests.lightning_modules.pictures import astronaut_batch
 from tests.models import colored, colors, numbered, predicted, tiny_parts, tiny_settings
@@ -253,7 +253,7 @@ class Wanted(nn.Module):
 def test_the_choice_is_the_arg_max_and_equals_the_fixed_scale(caplog):
     caplog.set_level("INFO", logger="lightning_modules")
     module, batch = bridge(), numbered(astronaut_batch(), IDS)
-    candidates = module.candidates(lightness(batch["image"]), colors(module, batch))
+    candidates = module.candidates(lightness(batch["image"]), colors(module, batch), CHROMA_SCALES)
     assert candidates.shape == (len(CHROMA_SCALES), 4, 3, 32, 32)
     chroma = rgb_to_lab(candidates.flatten(0, 1))[:, 1:].norm(dim=1).mean((1, 2)).view(-1, 4)
     ranker = Wanted(float(chroma.mean()))

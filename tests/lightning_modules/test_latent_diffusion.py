@@ -99,6 +99,16 @@ def test_bad_settings_are_named():
         generated(make(text=False), [""], [0], guidance=2.0)
 
 
+@pytest.mark.parametrize("word", ["prompt", "negative_prompt"])
+def test_a_prompt_without_a_text_encoder_is_refused(word):
+    module = make(text=False)
+    module.check_options(module.Options(), is_folder=False)
+    with pytest.raises(
+        ValueError, match="LatentDiffusion has no text encoder here, so a prompt has no effect"
+    ):
+        module.check_options(module.Options(**{word: "red"}), is_folder=False)
+
+
 def generated(module, prompts, numbers, side_px=32, **words):
     return module.generate(prompts, numbers, (side_px, side_px), module.Options(**words))
 

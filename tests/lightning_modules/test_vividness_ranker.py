@@ -55,6 +55,13 @@ def test_a_useless_range_is_refused():
         make(max_scale=1.0)
 
 
+def test_data_without_one_image_are_refused():
+    batch = {"image_a": torch.rand(1, 3, 32, 32), "index": torch.tensor([0])}
+    for call in (make().losses, make().sample_panels):
+        with pytest.raises(ValueError, match="needs data with image, and these have image_a, index; choose"):
+            call(batch)
+
+
 def test_an_export_comes_back(tmp_path):
     one, other = make(), make()
     torch.nn.init.normal_(one.ranker.head[0].weight)
