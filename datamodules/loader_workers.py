@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.forkserver import get_inherited_fds
+from multiprocessing.process import BaseProcess
 
 import torch
 from torch.utils.data import get_worker_info
@@ -80,14 +82,15 @@ def obey_main_process() -> None:
     SIGTERM or Ctrl-C may reach the whole process group: from a terminal, `timeout`, a SLURM step. The main process
     completes its step first, for which it may wait for this worker, and several processes must not stop at different
     steps. SIGTERM from the main process, which torch and Python send at their end, ends the worker at once, even in a
-    read that hangs. When the main process was killed, torch's own check ends a worker between two samples only.
+    read that hangs. When the main process was killed, torch's own check ends a worker between two samples only, and
+    never if the main process was gone before torch first looked at it, or if a server forks the workers.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    main, parent = multiprocessing.parent_process(), os.getppid()
+    main = multiprocessing.parent_process()
     assert main is not None, "this is for loader workers"
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while not _is_gone(main):
             if not CAN_TELL_SENDERS:
                 time.sleep(PARENT_CHECK_S)
                 continue
@@ -97,3 +100,15 @@ def obey_main_process() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="main_process_watch", daemon=True).start()
+
+
+def _is_gone(main: BaseProcess) -> bool:
+    """Whether the main process has ended, be it before this worker ran its first line.
+
+    Its id was handed over to the worker, so another parent tells. The parent of workers that a server forks is the server,
+    which lives as long as they do; there the end of a pipe tells. It would not do for all: workers forked by the main
+    process hold each other's pipes open. Linux's PR_SET_PDEATHSIG would end workers with the thread that started them, and
+    with the server instead of the main process.
+    """
+    served = get_inherited_fds() is not None
+    return os.getppid() != main.pid and not (served and main.is_alive())

@@ -6,7 +6,10 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +55,29 @@ def pids_of(batches: Iterator[Any]) -> list[int]:
     return [worker.pid for worker in batches._workers]
 
 
+def status_of(pid: int) -> list[str]:
+    """State, parent and so on; of a process that is gone nothing is left but the state "Z", as of a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ["Z"]
+
+
 def is_gone(pid: int) -> bool:
     """Whether a process has ended; a zombie has, its parent is only yet to take note."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    return status_of(pid)[0] == "Z"
 
 
-def assert_all_end(pids: list[int], within_s: float = 20.0) -> None:
-    assert pids
+def wait_until(holds: Callable[[], bool], within_s: float) -> None:
     deadline = time.monotonic() + within_s
-    while not all(map(is_gone, pids)):
-        assert time.monotonic() < deadline, "a worker is left"
+    while not holds():
+        assert time.monotonic() < deadline, "it has not come"
         time.sleep(0.05)
+
+
+def assert_all_end(pids: Collection[int], within_s: float = 20.0) -> None:
+    assert pids
+    wait_until(lambda: all(map(is_gone, pids)), within_s)
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_DFL, None], ids=["lost", "torch's"])
@@ -184,36 +196,73 @@ def test_the_count_of_skipped_samples_is_exact_for_any_number_of_workers(dataset
     assert counts[9][2] in (2, 3)  # 20 samples are 2.5 passes over 8 photos
 
 
-def _main(folder: Path, pids: Any, ends_by: str) -> None:
+def _stopped_before(start: Callable[[int], None], number: int) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    start(number)
+
+
+def _main(folder: Path, pids: Any, method: str, ends_by: str, moment: str) -> None:
     dataset = dataset_of(folder)
     dataset.stuck = 5
-    batches = iter(loader_of(dataset, num_workers=3, timeout=0.0))
-    pids.put(pids_of(batches))
-    time.sleep(0.5)
+    num_workers = 3 if method == "fork" else 1  # those of the others import everything first
+    loader = loader_of(dataset, num_workers=num_workers, timeout=0.0, multiprocessing_context=method)
+    if moment == "starting":
+        loader.worker_init_fn = partial(_stopped_before, loader.worker_init_fn)
+    batches = iter(loader)
+    if moment == "reading":
+        next(batches)
+        time.sleep(0.5)  # one hangs by now
+    workers = pids_of(batches)
+    # The server that workers are forked from must end too.
+    pids.put((workers, {*workers, *(int(status_of(worker)[1]) for worker in workers)} - {os.getpid()}))
     if ends_by == "exception":
         raise SystemExit(3)
     time.sleep(600)
 
 
-@pytest.mark.parametrize("ends_by", ["exception", "SIGKILL"])
-def test_no_worker_survives_the_main_process(write_photos: Writer, ends_by: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "ends_by", "moment"),
+    [
+        ("fork", "exception", "reading"),
+        ("fork", "SIGKILL", "reading"),
+        ("forkserver", "SIGKILL", "reading"),
+        # Neither torch nor we have looked at the parent yet.
+        ("fork", "SIGKILL", "starting"),
+        ("forkserver", "SIGKILL", "starting"),
+        pytest.param("spawn", "SIGKILL", "starting", marks=pytest.mark.slow),
+    ],
+)
+def test_no_worker_survives_the_main_process(
+    write_photos: Writer, method: str, ends_by: str, moment: str
+) -> None:
     folder = write_photos("a", 8)
-    unfinished = iter(
-        loader_of(dataset_of(folder))
-    )  # of this process: to the forked one its workers are no children
+    unfinished = iter(loader_of(dataset_of(folder)))  # its workers are no children of the forked process
     next(unfinished)
     context = multiprocessing.get_context("fork")
-    pids = context.Queue()
-    main = context.Process(target=_main, args=(folder, pids, ends_by))
+    queue = context.Queue()
+    main = context.Process(target=_main, args=(folder, queue, method, ends_by, moment))
     main.start()
+    pids: set[int] = set()
     try:
-        workers = pids.get(timeout=60)
-        assert len(workers) == 3
+        workers, pids = queue.get(timeout=60)
+        assert (len(workers), len(pids)) == {"fork": (3, 3), "spawn": (1, 1), "forkserver": (1, 2)}[method]
+        if moment == "starting":
+            wait_until(lambda: all(status_of(pid)[0] == "T" for pid in workers), within_s=60.0)
         if ends_by == "SIGKILL":
-            time.sleep(0.5)
             main.kill()
-        main.join(60)
+        wait_until(lambda: main.exitcode is not None, within_s=60.0)  # `join` waits for forked workers too
         assert main.exitcode == (3 if ends_by == "exception" else -signal.SIGKILL)
-        assert_all_end(workers)
+        if moment == "starting":
+            for pid in workers:
+                os.kill(pid, signal.SIGCONT)
+        assert_all_end(pids, within_s=10.0)
     finally:
         main.kill()
+        for pid in filterfalse(is_gone, pids):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_workers_outlive_the_thread_that_started_them(dataset: StuckAt) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        batches = pool.submit(lambda: iter(loader_of(dataset, num_batches=20))).result(60)
+    assert len(list(batches)) == 20
