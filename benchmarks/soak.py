@@ -76,7 +76,8 @@ def soak(options: SoakOptions) -> tuple[list[Lane], list[str]]:
 def report(lanes: list[Lane]) -> Table:
     """What happened, by signal and moment."""
     table = Table(title="kills")
-    for column in ("signal", "moment", "kills", "exit codes", "lost checkpoints", "steps lost, mean (most)"):
+    outcomes = ("exit codes", "survivors", "lost checkpoints", "steps lost, mean (most)")
+    for column in ("signal", "moment", "kills", *outcomes):
         table.add_column(column)
     kills = [kill for lane in lanes for kill in lane.kills]
     for signal in ("SIGTERM", "SIGKILL"):
@@ -91,13 +92,13 @@ def report(lanes: list[Lane]) -> Table:
 
 def _cells(kills: list[Kill]) -> tuple[str, ...]:
     codes = " ".join(str(code) for code in sorted({k.exit_code for k in kills}))
-    lost = sum(k.lost_checkpoint for k in kills)
+    survivors, lost = sum(k.survivors for k in kills), sum(k.lost_checkpoint for k in kills)
     steps = [k.finished_step - k.saved_step for k in kills]
-    return str(len(kills)), codes, str(lost), f"{mean(steps):.1f} ({max(steps)})"
+    return str(len(kills)), codes, str(survivors), str(lost), f"{mean(steps):.1f} ({max(steps)})"
 
 
 def main() -> None:
-    """Runs the soak; the exit code is 1 if a checkpoint was lost or an end differs."""
+    """Runs the soak; the exit code is 1 if a checkpoint was lost, a process was left or an end differs."""
     options = parse(SoakOptions, sys.argv[1:], USAGE).refuse(method=True).door
     os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     start = time.monotonic()
@@ -116,7 +117,7 @@ def main() -> None:
         console.print(line, style="red")
     if found or len(kills) < options.num_kills:
         sys.exit(f"error: {len(found)} differences or faults, {len(kills)} of {options.num_kills} kills")
-    console.print("every run ended bitwise equal to its undisturbed twin")
+    console.print("no process was left, and every run ended bitwise equal to its undisturbed twin")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """One training that is killed again and again: when to strike, what must hold afterwards."""
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ ORDER = [  # moments and signals in turn
 ]
 EXIT_CODES = {"SIGTERM": 143, "SIGKILL": 137}  # as a shell gives them
 TIMEOUT_S = 300
+WORKERS_END_WITHIN_S = 10
+RUN_VARIABLE = "SOAK_RUN"  # marks the processes of a run
 VAL_EVERY_N_STEPS = 10  # of each training, in optimiser steps
 
 
@@ -37,6 +41,7 @@ class Kill:
     exit_code: int
     finished_step: int  # of the curve
     saved_step: int  # of the newest whole checkpoint
+    survivors: int = 0  # processes that were still there after WORKERS_END_WITHIN_S
     lost_checkpoint: bool = False
     restart_s: float | None = None  # from the restart to the next step
 
@@ -126,7 +131,8 @@ class Lane:
         pause, start = self.moments.uniform(0.0, 0.05), self.moments.uniform(0.1, 1.0)
         with open(f"{run_dir}.log", "ab") as log:
             watch, struck_in = Watch(run_dir), None
-            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+            marked = os.environ | {RUN_VARIABLE: str(run_dir)}
+            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=marked)
             try:
                 while process.poll() is None and time.monotonic() < watch.begun + TIMEOUT_S:
                     watch.look()
@@ -145,12 +151,17 @@ class Lane:
                 process.kill()
                 process.wait()
         watch.look()
+        survivors = end_survivors(run_dir)
         if struck_in is not None and status(run_dir) != "finished":
             code = process.returncode if process.returncode >= 0 else 128 - process.returncode
-            kill = Kill(struck_in, name, code, watch.finished_step, saved_step(run_dir))
+            kill = Kill(struck_in, name, code, watch.finished_step, saved_step(run_dir), survivors)
             self._judge(kill, run_dir, saved_before)
         elif process.returncode and struck_in is None:  # a strike may also fall into the interpreter's end
             self.errors.append(f"{run_dir.name} ended by itself with exit code {process.returncode}")
+        if survivors:
+            self.errors.append(
+                f"{run_dir.name}: {survivors} processes were left {WORKERS_END_WITHIN_S} s after the end"
+            )
         return watch.first_step_s
 
     def _judge(self, kill: Kill, run_dir: Path, saved_before: int) -> None:
@@ -165,6 +176,27 @@ class Lane:
             self.errors.append(f"{where}: the checkpoint of step {saved_before} is lost")
         if kill.signal == "SIGTERM" and kill.moment != "start" and kill.saved_step != kill.finished_step:
             self.errors.append(f"{where}: saved step {kill.saved_step}, finished step {kill.finished_step}")
+
+
+def end_survivors(run_dir: Path) -> int:
+    """Gives the processes of a run that has ended some seconds to end too, then kills and counts those left (Linux)."""
+    deadline = time.monotonic() + WORKERS_END_WITHIN_S
+    while (left := _processes_of(run_dir)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(left)
+
+
+def _processes_of(run_dir: Path) -> list[int]:
+    """Those that inherited the mark, however they were started; zombies have no environment any more."""
+    mark, found = f"{RUN_VARIABLE}={run_dir}".encode(), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has just ended, or is another user's
+            if mark in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def saved_step(run_dir: Path) -> int:

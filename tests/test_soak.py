@@ -1,12 +1,15 @@
 """The soak itself, shortened, and the long run for leaks; `make soak` does the whole."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.endurance import Endurance, endure
 from benchmarks.soak import SoakOptions, report, soak
-from benchmarks.soak_lane import differences
+from benchmarks.soak_lane import RUN_VARIABLE, differences, end_survivors
 
 
 @pytest.mark.slow
@@ -19,6 +22,31 @@ def test_killed_trainings_end_bitwise_equal(tmp_path: Path, monkeypatch: pytest.
     assert len(report(lanes).rows) >= 2
     # The comparison sees what it should: two trainings are not equal.
     assert differences(lanes[0].undisturbed, lanes[1].undisturbed)
+
+
+FORKS = "import os, time; os.fork(); os.fork() and os._exit(0); time.sleep(600)"
+STARTS = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+
+
+@pytest.mark.parametrize(
+    ("code", "number"), [(FORKS, 2), (STARTS, 1), ("", 0)], ids=["forked", "started", "none"]
+)
+def test_processes_that_a_run_leaves_are_counted_and_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, number: int
+) -> None:
+    monkeypatch.setattr("benchmarks.soak_lane.WORKERS_END_WITHIN_S", 1)
+    other = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=mark(tmp_path / "b")
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=mark(tmp_path / "a"))
+    assert [end_survivors(tmp_path / "a"), end_survivors(tmp_path / "a")] == [number, 0]
+    assert other.poll() is None
+    other.communicate(b"\n", timeout=60)
+    assert other.returncode == 0
+
+
+def mark(run_dir: Path) -> dict[str, str]:
+    return os.environ | {RUN_VARIABLE: str(run_dir)}
 
 
 @pytest.mark.slow
