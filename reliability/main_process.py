@@ -3,6 +3,7 @@
 import os
 
 RUN_DIR_VARIABLE = "TRANSLATION_RUN_DIR"  # tells the processes that DDP starts where the main one writes
+MAIN_PID_VARIABLE = "TRANSLATION_MAIN_PID"  # and which process that is
 
 
 def is_main_process() -> bool:

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
 
 from reliability.lightning_internals import started_processes, take_over_processes
-from reliability.main_process import RUN_DIR_VARIABLE, is_main_process
+from reliability.main_process import MAIN_PID_VARIABLE, is_main_process
 
 log = logging.getLogger(__name__)
 
@@ -220,11 +220,12 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> str:
 def end_with_main() -> None:
     """Has a process that Lightning started end when the main one is gone.
 
-    The next collective fails at once on CPUs, but on GPUs it would wait for ten minutes.
+    The next collective fails at once on CPUs, but on GPUs it would wait for ten minutes. The main process may have gone
+    before this one has imported everything, so its id is handed over.
     """
-    if RUN_DIR_VARIABLE not in os.environ or is_main_process():
+    if MAIN_PID_VARIABLE not in os.environ or is_main_process():
         return
-    main = os.getppid()
+    main = int(os.environ[MAIN_PID_VARIABLE])
 
     def watch() -> None:
         while os.getppid() == main:

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from datamodules.atomic_files import write_text
-from reliability.main_process import RUN_DIR_VARIABLE, is_main_process
+from reliability.main_process import MAIN_PID_VARIABLE, RUN_DIR_VARIABLE, is_main_process
 from reliability.stop_signals import EXIT_CTRL_C, EXIT_SIGTERM
 from runs.logs import log_error_to_file, run_log
 
@@ -77,7 +77,7 @@ def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[Path]:
             write_text(run_dir / "status", "running\n")
             write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
             write_text(run_dir / "environment.json", json.dumps(environment(), indent=2) + "\n")
-            os.environ[RUN_DIR_VARIABLE] = str(run_dir)
+            os.environ |= {RUN_DIR_VARIABLE: str(run_dir), MAIN_PID_VARIABLE: str(os.getpid())}
             yield run_dir
         except BaseException as error:
             _note_failure(run_dir, error)
@@ -86,7 +86,8 @@ def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[Path]:
             write_text(run_dir / "status", "finished\n")
             log.info("finished %s", short(run_dir))
         finally:
-            os.environ.pop(RUN_DIR_VARIABLE, None)
+            for name in (RUN_DIR_VARIABLE, MAIN_PID_VARIABLE):
+                os.environ.pop(name, None)
 
 
 def _make(run_dir: Path) -> None:

@@ -19,7 +19,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from reliability.checkpoint_io import newest_whole, read_checkpoint
-from reliability.main_process import RUN_DIR_VARIABLE
+from reliability.main_process import MAIN_PID_VARIABLE
 from reliability.ranks import RankWatch, end_with_main
 from runs.folder import is_held, status
 from tests.models import tiny_parts
@@ -134,30 +134,39 @@ def test_a_main_process_that_hangs_after_another_has_failed_is_killed_with_the_r
         main.kill()
 
 
-def _wait_for_main() -> None:
+def _wait_for_main(main: int, late: bool) -> None:
+    if late:
+        os.kill(os.getpid(), signal.SIGSTOP)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("reliability.ranks.ORPHAN_ENDS_WITHIN_S", 0)
-        patch.setenv(RUN_DIR_VARIABLE, "run")
+        patch.setenv(MAIN_PID_VARIABLE, str(main))
         patch.setenv("LOCAL_RANK", "1")
         end_with_main()
         time.sleep(120)
 
 
-def _start_and_vanish(pid: Any) -> None:
-    other = FORK.Process(target=_wait_for_main)
+def _start_and_vanish(pid: Any, late: bool) -> None:
+    other = FORK.Process(target=_wait_for_main, args=(os.getpid(), late))
     other.start()
     pid.put(other.pid)
     time.sleep(1)  # so that the queue is written and the other one watches
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_whose_main_one_is_gone_ends() -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["while it runs", "before it looks"])
+def test_a_process_whose_main_one_is_gone_ends(late: bool) -> None:
     pid = FORK.Queue()
-    main = FORK.Process(target=_start_and_vanish, args=(pid,))
+    main = FORK.Process(target=_start_and_vanish, args=(pid, late))
     main.start()
     other = psutil.Process(pid.get(timeout=60))
     try:
-        main.join(60)
+        deadline = time.monotonic() + 60
+        while (
+            main.exitcode is None and time.monotonic() < deadline
+        ):  # `join` waits for the forked process too
+            time.sleep(0.05)
+        assert main.exitcode == -signal.SIGKILL
+        other.resume()
         assert all_end([other])
     finally:
         main.kill()
