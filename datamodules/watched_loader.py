@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -172,8 +173,14 @@ class _WatchedIterator(Iterator[dict[str, Any]]):
 
     def _fail(self, error: Exception) -> NoReturn:
         """Raises what a user can act on, or the error itself if it is none of the loader's."""
-        dead = [number for number, worker in enumerate(self._workers) if not worker.is_alive()]
         raised = re.match(r"Caught (\w+) in DataLoader worker process (\d+)", str(error))
+        if not raised and isinstance(error, (ConnectionError, EOFError)):
+            # A killed worker's files, its sentinel too, are closed a moment before it counts as ended.
+            closed = wait([worker.sentinel for worker in self._workers], KILL_GRACE_S)
+            for worker in self._workers:
+                if worker.sentinel in closed:
+                    worker.join(KILL_GRACE_S)
+        dead = [number for number, worker in enumerate(self._workers) if not worker.is_alive()]
         message = self._verdict
         if message is None and raised:
             message = _raised(error, *raised.groups())

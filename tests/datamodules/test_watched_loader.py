@@ -117,6 +117,19 @@ def test_a_worker_that_dies_while_a_batch_is_waited_for(dataset: StuckAt) -> Non
     assert_all_end([pid])
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError("Connection reset by peer"), EOFError()], ids=repr)
+def test_a_worker_that_dies_while_it_hands_over_a_batch(dataset: StuckAt, error: Exception) -> None:
+    batches = iter(loader_of(dataset, num_workers=1))
+    (pid,) = pids_of(batches)
+
+    def receive() -> None:
+        os.kill(pid, signal.SIGKILL)
+        raise error  # comes before the system counts the worker as ended
+
+    with pytest.raises(LoaderError, match=rf"worker 0 \(pid {pid}\) was killed by SIGKILL"):
+        batches._guarded(receive)
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_hanging_worker_is_an_error_within_the_timeout(dataset: StuckAt, num_workers: int) -> None:
     dataset.stuck = 3
