@@ -44,6 +44,7 @@ TRUNCATED = "truncated: its end is missing"
 PNG_TURNS, TAIL_BYTES = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation"), 65_536
 LOSSY = ("JPEG", "MPO")
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange the sides
+MAPPED_MODES = ("L", "P", "RGBA", "CMYK", "I;16", "I;16B")  # that Pillow mapped into memory
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 F = TypeVar("F")
@@ -87,9 +88,13 @@ def _open(path: Path, max_pixels: int) -> ImageFile.ImageFile:
     with _limit_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
         try:
-            return Image.open(path, formats=FORMATS)
+            image = Image.open(path, formats=FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+    if isinstance(image, TiffImageFile):
+        # By this name Pillow would map the pixels into memory, those of a sideways TIFF by its upright size: scrambled.
+        image.filename = ""
+    return image
 
 
 def _check_header(image: ImageFile.ImageFile, path: Path, max_pixels: int) -> None:
@@ -194,7 +199,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+    return pixels
 
 
 def pixels_key(path: Path, max_pixels: int) -> str:
@@ -202,6 +207,12 @@ def pixels_key(path: Path, max_pixels: int) -> str:
     with suppress(UnreadableImage), _opened(path, max_pixels) as image:
         if pixels_changed(image, path):
             return " by its numbers or profile"
+        if isinstance(image, TiffImageFile):
+            is_sideways = image.tag_v2.get(ExifTags.Base.Orientation) in SIDEWAYS
+            is_mapped = (
+                len(image.tile) == 1 and image.tile[0].codec_name == "raw" and image.mode in MAPPED_MODES
+            )
+            return " by its orientation" if is_sideways and is_mapped else ""
         if _orientation(image) != 1:
             try:
                 Image.Image.getexif(image).tobytes()
@@ -277,7 +288,8 @@ def _decode(
         if min_side_px is not None:
             image.draft(None, (min_side_px, min_side_px))
         image.load()
-        array = _upright(np.array(convert(image, path)), _orientation(image))
+        # Not ascontiguousarray, which leaves a side of one pixel its negative stride.
+        array = _upright(np.asarray(convert(image, path)), _orientation(image)).copy()
     tensor = torch.from_numpy(array)
     return tensor if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
 

@@ -25,6 +25,7 @@ from tests.datamodules.icc import (
     rgb_profile,
     srgb_curve,
 )
+from tests.datamodules.odd_files import UNWRITABLE, exif
 
 LIMIT = 1_000_000
 ADOBE = rgb_profile(ADOBE_PRIMARIES, 2.2)
@@ -188,22 +189,25 @@ def test_cache_keys_change_for_the_files_whose_pixels_do_and_for_no_others(
     RGB.save(tmp_path / "srgb.jpg", icc_profile=srgb_bytes)
     RGB.save(tmp_path / "broken_profile.png", icc_profile=b"no profile")
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "16.tif")
-    RGB.save(tmp_path / "turned.jpg", exif=turned_by(6))
+    RGB.save(tmp_path / "turned.jpg", exif=exif(6))
     RGB.save(tmp_path / "adobe.png", icc_profile=ADOBE)
     GREY.save(tmp_path / "grey.tif", icc_profile=grey_profile(1.8))
     tifffile.imwrite(tmp_path / "white_is_zero.tif", np.ones((4, 4), np.uint16), photometric="miniswhite")
+    RGB.save(tmp_path / "turned_rgb.tif", tiffinfo={0x0112: 6})
+    GREY.save(tmp_path / "turned_grey.tif", tiffinfo={0x0112: 6})
+    RGB.save(tmp_path / "unwritable.jpg", exif=exif(6, entry=UNWRITABLE["rational"]))
     paths = sorted(tmp_path.iterdir())
     states = dataset_of(*paths).states()
     monkeypatch.setattr("datamodules.keyed_dataset.pixels_key", lambda path, max_pixels: "")
     old = dataset_of(*paths).states()
     changed = {path.name for path, a, b in zip(paths, old, states, strict=True) if a != b}
-    assert changed == {"adobe.png", "grey.tif", "white_is_zero.tif"}
-
-
-def turned_by(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
+    assert changed == {
+        "adobe.png",  # profile
+        "grey.tif",
+        "white_is_zero.tif",  # numbers
+        "turned_grey.tif",  # scrambled before
+        "unwritable.jpg",  # unreadable before
+    }
 
 
 def test_annotations_of_a_profiled_file_are_computed_anew(
