@@ -14,7 +14,7 @@ from torch import Tensor
 
 from color.names import mean_chroma, name_colors
 from datamodules.atomic_files import write_text
-from datamodules.decode import UnreadableImage
+from datamodules.decode import UnreadableImage, pixels_key
 from datamodules.keyed_dataset import DECODING_VERSION
 from datamodules.photo_dataset import PhotoDataset
 
@@ -90,6 +90,7 @@ def annotated(
             written_at, num_written = time.monotonic(), len(stored)
             for index, path in enumerate(dataset.paths):
                 key = _content_key(path)
+                key = key and key + pixels_key(path, dataset.transform.max_pixels)
                 values.append(stored[key] if key in stored else value(index))
                 if key and values[-1] is not None:
                     stored[key] = values[-1]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.decode import UnreadableImage, attempts, check_image, decode_image
-from datamodules.image_files import SPLITS, list_images
+from datamodules.image_files import SPLITS, list_images, other_pictures
 from datamodules.mask_files import MaskedImage, mask_classes, paired, read_masks
 
 MAX_PIXELS = 64_000_000
@@ -24,7 +24,7 @@ def mask_folders(root: Path) -> list[Path]:
 
 
 def report(root: Path, *, max_pixels: int = MAX_PIXELS, **of_masks: Any) -> bool:
-    """Writes what is wrong with each file, and their number; whether all are fine.
+    """Writes what is wrong with each file, and their number; whether all are fine and none is left out.
 
     Raises:
         OSError, ValueError: If there is no image, none in one of two domains, an image or mask has no counterpart, or the
@@ -51,12 +51,18 @@ def report(root: Path, *, max_pixels: int = MAX_PIXELS, **of_masks: Any) -> bool
     broken = [error for _, error in results if isinstance(error, UnreadableImage)]
     for error in broken:
         sys.stdout.write(f"{str(error.path)!r}: {error.reason}\n")
-    sys.stdout.write(f"{len(results)} images{' with masks' if classes else ''}, {len(broken)} broken\n")
-    return not broken
+    others = other_pictures(root)
+    for path in others:
+        sys.stdout.write(f"{str(path)!r}: left out, a picture of a kind or name that is not read\n")
+    left_out = f", {len(others)} left out" if others else ""
+    sys.stdout.write(
+        f"{len(results)} images{' with masks' if classes else ''}, {len(broken)} broken{left_out}\n"
+    )
+    return not broken and not others
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 0 if all images are fine, 1 if some are broken, 2 for a wrong call."""
+    """The exit code: 0 if all images are fine, 1 if some are broken or left out, 2 for a wrong call."""
     words = dict(argument.partition("=")[::2] for argument in arguments)
     root = Path(words.pop("root", ""))
     allowed = ("max_pixels", *(OF_MASKS if mask_folders(root) else ()))

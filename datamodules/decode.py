@@ -1,36 +1,51 @@
 """Reads an image file into a tensor, whatever its format and mode, or says why it can't.
 
-Every file takes the same steps: `_opened` holds the limits of files and headers, `_decode` turns the picture upright,
-and a function of the wanted result (`_to_rgb`, for one) converts its mode.
+Every file takes the same steps: `_opened` holds the limits of files and headers, a function of the wanted result
+(`to_rgb`, for one) converts colours and mode, and `_decode` turns the picture upright.
 """
 
+import mmap
 import os
 import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from torch import Tensor
 
+from datamodules.srgb import STORE_AS, check_numbers, pixels_changed, to_rgb, to_srgb
+from datamodules.unreadable import UnreadableImage, UnusableMask
+
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:
+    HEIF: tuple[str, ...] = ()
+else:
+    register_heif_opener()
+    HEIF = ("HEIF",)
+
 # Pillow knows dozens of formats, one of which (EPS) starts another program on what the file says.
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM", "PCX", "SGI", "TGA", *HEIF)
 # Largest file: 16-bit RGBA without compression, and as much again as metadata ever take. Pillow reads a WebP and a
 # PNG chunk into memory whole.
 BYTES_PER_PIXEL, METADATA_BYTES = 8, 16 * 2**20
 # Each scan of a progressive JPEG goes over the whole picture, and one takes 31 bytes: 1 MB held 20 minutes of work.
 MAX_JPEG_SCANS = 100
-# Cameras may append data behind the mark, so it is looked for in the last bytes, not at the very end.
-END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-TAIL_BYTES = 65_536
+TRUNCATED = "truncated: its end is missing"
+# Words of a PNG that turn it, also where they stand behind its pixels.
+PNG_TURNS, TAIL_BYTES = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation"), 65_536
+LOSSY = ("JPEG", "MPO")
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange the sides
+MAPPED_MODES = ("L", "P", "RGBA", "CMYK", "I;16", "I;16B")  # that Pillow mapped into memory
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 F = TypeVar("F")
 V = TypeVar("V")
@@ -40,24 +55,8 @@ _limit_lock = threading.Lock()
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-class UnreadableImage(ValueError):  # noqa: N818
-    """A file that can't be used as an image; `path` and `reason` say which and why."""
-
-    sentence = "cannot read the image {!r}: {}"
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(self.sentence.format(str(path), reason))
-        self.path, self.reason = path, reason
-
-
-class UnusableMask(UnreadableImage):
-    """A mask that can be read, but is none for its image or its classes."""
-
-    sentence = "the mask {!r} {}"
-
-
 @contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
     """An image within the limits; whatever is raised in the block becomes an UnreadableImage."""
     try:
         _check_file(path, max_pixels)
@@ -68,7 +67,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         raise
     except Exception as error:
         # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more on bad bytes.
-        raise UnreadableImage(path, _reason(error, max_pixels)) from error
+        raise UnreadableImage(path, _reason(error, path, max_pixels)) from error
 
 
 def _check_file(path: Path, max_pixels: int) -> None:
@@ -84,17 +83,21 @@ def _check_file(path: Path, max_pixels: int) -> None:
         )
 
 
-def _open(path: Path, max_pixels: int) -> Image.Image:
+def _open(path: Path, max_pixels: int) -> ImageFile.ImageFile:
     # Pillow's limit is a global. At twice this one it raises, in the case of WebP before memory for the canvas is taken.
     with _limit_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
         try:
-            return Image.open(path, formats=FORMATS)
+            image = Image.open(path, formats=FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+    if isinstance(image, TiffImageFile):
+        # By this name Pillow would map the pixels into memory, those of a sideways TIFF by its upright size: scrambled.
+        image.filename = ""
+    return image
 
 
-def _check_header(image: Image.Image, path: Path, max_pixels: int) -> None:
+def _check_header(image: ImageFile.ImageFile, path: Path, max_pixels: int) -> None:
     """Refuses what would take much more memory or time than a photo of `max_pixels`."""
     areas = {"": image.size}
     if isinstance(image, TiffImageFile):
@@ -109,16 +112,31 @@ def _check_header(image: Image.Image, path: Path, max_pixels: int) -> None:
         num_scans = path.read_bytes().count(b"\xff\xda")
         if num_scans > MAX_JPEG_SCANS:
             raise UnreadableImage(path, f"a JPEG of {num_scans} scans; expected at most {MAX_JPEG_SCANS}")
+    if image.format == "PNG" and not _has_mark(b"IEND", image, path):
+        raise UnreadableImage(path, TRUNCATED)
+
+
+def _has_mark(mark: bytes, image: ImageFile.ImageFile, path: Path) -> bool:
+    """Whether an end mark stands behind the header; a video or the like may follow it."""
+    assert image.fp is not None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        # Not in front: a thumbnail there has an end of its own.
+        return content.rfind(mark, image.fp.tell()) >= 0
 
 
 def _more_than(max_pixels: int) -> str:
     return f" are more than the {max_pixels} allowed by max_pixels"
 
 
-def _reason(error: Exception, max_pixels: int) -> str:
+def _reason(error: Exception, path: Path, max_pixels: int) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"{re.findall('[0-9]+', str(error))[0]} pixels{_more_than(max_pixels)}"
+    if "truncated" in str(error).lower():
+        return TRUNCATED
     if isinstance(error, UnidentifiedImageError):
+        with path.open("rb") as file:
+            if file.read(4) in TIFF_STARTS:
+                return f"a TIFF of numbers or channels that cannot be read; {STORE_AS}"
         return f"cannot identify it as one of {', '.join(FORMATS)}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -126,28 +144,8 @@ def _reason(error: Exception, max_pixels: int) -> str:
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB image: transparency over white, 16-bit grey scaled to 8 bits, CMYK and palettes converted."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey_to_8_bits(image).convert("RGB")
-    if image.has_transparency_data:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, "white")
-        return Image.alpha_composite(white, layered).convert("RGB")
-    return image.convert("RGB")
-
-
-def _deep_grey_to_8_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, dtype=np.float32)
-    # Floats carry no range: [0, 1] if nothing is larger, else [0, 255].
-    float_scale = 1.0 if np.nanmax(values, initial=0.0) <= 1.0 else 255.0
-    scale = float_scale if image.mode == "F" else 65535.0
-    values = np.nan_to_num(values / scale).clip(0.0, 1.0)
-    return Image.fromarray(np.rint(values * 255.0).astype(np.uint8))
-
-
 def check_image(path: Path, *, max_pixels: int) -> tuple[int, int]:
-    """Reads the header and, of JPEG and PNG, the end mark, without decoding.
+    """Reads the header and, of JPEG and PNG, looks for the end mark; decodes where they do not tell.
 
     Returns:
         Height and width of the upright picture.
@@ -156,21 +154,71 @@ def check_image(path: Path, *, max_pixels: int) -> tuple[int, int]:
         UnreadableImage: If it is no image, is too large for `max_pixels` or was cut off.
     """
     with _opened(path, max_pixels) as image:
+        check_numbers(image, path)
+        if _needs_pixels(image, path):
+            to_rgb(image, path)
         width, height = image.size
-        # Of a PNG without EXIF in front it would decode all to look behind the pixels.
-        has_exif = image.format != "PNG" or "exif" in image.info
-        if has_exif and image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS:
-            width, height = height, width
-        mark = END_MARKS.get(image.format or "")
-        if mark is not None and mark not in _tail(path):
-            raise UnreadableImage(path, "truncated: its end is missing")
-    return height, width
+        return (width, height) if _orientation(image) in SIDEWAYS else (height, width)
 
 
-def _tail(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        return file.read()
+def _needs_pixels(image: ImageFile.ImageFile, path: Path) -> bool:
+    """Whether only decoding tells if a picture is whole and how it is turned."""
+    if image.format == "JPEG":
+        return not _has_mark(b"\xff\xd9", image, path)  # some cameras leave it out
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            tail = file.read()
+        return any(word in tail for word in PNG_TURNS)
+    return image.mode == "F"
+
+
+def is_image(path: Path) -> bool:
+    """Whether the first bytes are those of a format that is read."""
+    if not path.is_file():
+        return False
+    # A TGA has no mark, so that many a file looks like one.
+    with suppress(Exception), Image.open(path, formats=[name for name in FORMATS if name != "TGA"]):
+        return True
+    return False
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation; 1 where it can't be read, and of a TIFF, which Pillow turns when it is loaded."""
+    if not isinstance(image, TiffImageFile):
+        # The base class's: a PNG's own would decode it to look behind the pixels.
+        with suppress(Exception):
+            return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    return 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation in SIDEWAYS:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def pixels_key(path: Path, max_pixels: int) -> str:
+    """What a cache's key of a file needs beside its bytes; "" if its pixels are those of DECODING_VERSION 1."""
+    with suppress(UnreadableImage), _opened(path, max_pixels) as image:
+        if pixels_changed(image, path):
+            return " by its numbers or profile"
+        if isinstance(image, TiffImageFile):
+            is_sideways = image.tag_v2.get(ExifTags.Base.Orientation) in SIDEWAYS
+            is_mapped = (
+                len(image.tile) == 1 and image.tile[0].codec_name == "raw" and image.mode in MAPPED_MODES
+            )
+            return " by its orientation" if is_sideways and is_mapped else ""
+        if _orientation(image) != 1:
+            try:
+                Image.Image.getexif(image).tobytes()
+            except Exception:
+                return " by its orientation"  # writing the EXIF failed, so it was unreadable
+    return ""
 
 
 def decode_image(path: Path, max_pixels: int, *, min_side_px: int | None = None) -> Tensor:
@@ -183,7 +231,7 @@ def decode_image(path: Path, max_pixels: int, *, min_side_px: int | None = None)
     Raises:
         UnreadableImage: If the file is missing, truncated, too large or no image.
     """
-    return _decode(path, max_pixels, _to_rgb, min_side_px)
+    return _decode(path, max_pixels, to_rgb, min_side_px)
 
 
 def decode_rgba(path: Path, max_pixels: int, *, needs_transparency: bool = True) -> Tensor:
@@ -195,12 +243,10 @@ def decode_rgba(path: Path, max_pixels: int, *, needs_transparency: bool = True)
         UnreadableImage: As `decode_image`, and if the file lacks the transparency that it needs.
     """
 
-    def to_rgba(image: Image.Image) -> Image.Image:
-        if image.has_transparency_data:
-            return image.convert("RGBA")
-        if needs_transparency:
+    def to_rgba(image: Image.Image, path: Path) -> Image.Image:
+        if needs_transparency and not image.has_transparency_data:
             raise UnreadableImage(path, "it has no transparency")
-        return _to_rgb(image).convert("RGBA")
+        return to_srgb(image, path).convert("RGBA")
 
     return _decode(path, max_pixels, to_rgba)
 
@@ -212,10 +258,13 @@ def decode_mask(path: Path, max_pixels: int) -> Tensor:
         UnreadableImage: As `decode_image`.
         UnusableMask: If it has several channels, or is a JPEG.
     """
+    is_jpeg = "is a JPEG, which changes class ids; store masks as PNG"
     if path.suffix.lower() in (".jpg", ".jpeg"):
-        raise UnusableMask(path, "is a JPEG, which changes class ids; store masks as PNG")
+        raise UnusableMask(path, is_jpeg)
 
-    def values(image: Image.Image) -> np.ndarray:
+    def values(image: Image.Image, path: Path) -> np.ndarray:
+        if image.format in LOSSY:
+            raise UnusableMask(path, is_jpeg)
         if image.mode in ("1", "L", "P"):
             return np.array(image).astype(np.uint8)
         if image.mode == "I" or image.mode.startswith("I;16"):
@@ -232,14 +281,15 @@ def decode_mask(path: Path, max_pixels: int) -> Tensor:
 def _decode(
     path: Path,
     max_pixels: int,
-    convert: Callable[[Image.Image], Image.Image | np.ndarray],
+    convert: Callable[[Image.Image, Path], Image.Image | np.ndarray],
     min_side_px: int | None = None,
 ) -> Tensor:
     with _opened(path, max_pixels) as image:
         if min_side_px is not None:
             image.draft(None, (min_side_px, min_side_px))
         image.load()
-        array = np.array(convert(ImageOps.exif_transpose(image)))
+        # Not ascontiguousarray, which leaves a side of one pixel its negative stride.
+        array = _upright(np.asarray(convert(image, path)), _orientation(image)).copy()
     tensor = torch.from_numpy(array)
     return tensor if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
 

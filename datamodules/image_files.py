@@ -6,13 +6,57 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
+
+from PIL import Image
+
+from datamodules.decode import FORMATS, is_image
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+Image.init()
+# Pillow's own list, without films and arrays, which it names only.
+KNOWN_SUFFIXES = {
+    suffix: kind
+    for suffix, kind in Image.registered_extensions().items()
+    if kind in Image.OPEN and kind not in ("MPEG", "HDF5", "GRIB", "BUFR")
+}
+IMAGE_SUFFIXES = tuple(suffix for suffix, kind in KNOWN_SUFFIXES.items() if kind in FORMATS) + (".mpo",)
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+# Pictures that Pillow does not know: raw files of cameras and newer formats.
+OTHER_PICTURES = (
+    *HEIF_SUFFIXES,
+    ".jxl",
+    ".svg",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".orf",
+    ".raf",
+    ".rw2",
+    ".pef",
+)
+# What stands beside pictures; other files are looked into, since a picture may have any name.
+COMPANIONS = (
+    ".txt",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".md",
+    ".xml",
+    ".xmp",
+    ".yaml",
+    ".npy",
+    ".npz",
+    ".pt",
+)
 SPLITS = ("train", "val", "test")
 ENDS_BYTES = 64 * 1024
+MAX_NAMED = 10
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -24,7 +68,8 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 def list_images(folder: Path) -> list[Path]:
     """Image files below `folder`, recursive, in natural order of their relative names.
 
-    Hidden files and folders are left out, links are followed, and a folder reached twice is read once.
+    Hidden files and folders are left out, links are followed, and a folder reached twice is read once. One warning names
+    the `other_pictures`.
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: If `folder` does not exist, is a file or has no image in it.
@@ -39,13 +84,40 @@ def list_images(folder: Path) -> list[Path]:
         )
     files = _visible_files(folder)
     found = [path for path in files if path.name.lower().endswith(IMAGE_SUFFIXES)]
+    others = [path for path in files if _is_other_picture(path)]
+    if others:
+        _warn_once(_sentence(others))
     if not found:
         what = f"holds {len(files)} files but no image" if files else "is empty"
-        kinds = " ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
         raise ValueError(
-            f"the image folder {str(folder)!r} {what}; put images ({kinds}) in it or set datamodule.root"
+            f"the image folder {str(folder)!r} {what}; put images ({' '.join(FORMATS)}) in it or set datamodule.root"
         )
     return sorted(found, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
+
+
+def other_pictures(folder: Path) -> list[Path]:
+    """Pictures below `folder` that `list_images` leaves out: of a kind that is not read, or under a name of no kind."""
+    return [path for path in _visible_files(folder) if _is_other_picture(path)]
+
+
+def _is_other_picture(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES or suffix in COMPANIONS:
+        return False
+    return suffix in KNOWN_SUFFIXES or suffix in OTHER_PICTURES or is_image(path)
+
+
+def _sentence(others: Sequence[Path]) -> str:
+    names = ", ".join(repr(str(path)) for path in others[:MAX_NAMED])
+    rest = f" and {len(others) - MAX_NAMED} more" if len(others) > MAX_NAMED else ""
+    needs_heif = any(path.suffix.lower() in HEIF_SUFFIXES for path in others)
+    how = "; for HEIC install the package pillow-heif" if needs_heif else ""
+    return f"left out {len(others)} pictures of a kind or name that is not read: {names}{rest}{how}"
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)  # a folder is listed for each split
 
 
 def _visible_files(folder: Path) -> list[Path]:

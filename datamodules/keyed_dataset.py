@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from datamodules.decode import UnreadableImage
+from datamodules.decode import UnreadableImage, attempts, pixels_key
 from datamodules.image_files import file_states
 from datamodules.loader_workers import ReadingTable
 from datamodules.moments_file import MomentsFile
@@ -93,7 +93,9 @@ class KeyedDataset(Dataset[Item]):
 
     def states(self) -> list[str]:
         """Of each sample what changes with its image."""
-        return file_states([self.files(index)[0] for index in range(len(self))])
+        paths = [self.files(index)[0] for index in range(len(self))]
+        keys = attempts(paths, lambda path: pixels_key(path, self.transform.max_pixels))
+        return [f"{state}{key}" for state, (_, key) in zip(file_states(paths), keys, strict=True)]
 
     def __len__(self) -> int:
         return len(self.names)

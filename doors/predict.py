@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.decode import UnreadableImage, decode_image
-from datamodules.image_files import list_images
+from datamodules.image_files import list_images, other_pictures
 from datamodules.raster import Raster, raster
 from doors.options import PredictOptions, method_options
 from doors.writers import WRITERS
@@ -40,7 +40,8 @@ def predict(door: PredictOptions, texts: Mapping[str, str]) -> int:
     if not method.takes_input:
         output.write(module.results({"index": torch.tensor([0]), "name": ["sample"]}, options), "sample")
         return 0
-    return _predict_photos(module, photos, output, options, door.max_pixels)
+    num_left_out = len(other_pictures(Path(str(door.input))))
+    return num_left_out + _predict_photos(module, photos, output, options, door.max_pixels)
 
 
 def pick_device(name: str) -> torch.device:

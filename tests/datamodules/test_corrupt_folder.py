@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from datamodules.check import main as check
+from datamodules.decode import FORMATS
 from datamodules.photos import PhotosDataModule
 from tests.datamodules.broken_files import MAX_PIXELS, noise, write_unusable, write_usable
 from tests.datamodules.test_photos import Recorder, trainer_of
@@ -84,7 +85,7 @@ def test_a_folder_that_is_mostly_unreadable_stops_the_run_at_its_start(root: Pat
         data_of(root).setup("fit")
     assert str(caught.value) == (
         "4 of 6 images cannot be read (67 %), more than datamodule.max_unreadable_share=0.5 allows; the first is "
-        f"'{root}/train/0.png': cannot identify it as one of PNG, JPEG, WEBP, TIFF, BMP, GIF (the log lists all); "
+        f"'{root}/train/0.png': cannot identify it as one of {', '.join(FORMATS)} (the log lists all); "
         "replace the files, or raise datamodule.max_unreadable_share"
     )
     data = data_of(root, max_unreadable_share=0.7)

@@ -1,4 +1,5 @@
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from PIL import Image
 
 from datamodules.decode import UnreadableImage, check_image, decode_image
 from datamodules.view import View, resize_short_side
+from tests.datamodules.broken_files import noise
+from tests.datamodules.odd_files import refused, usable
 
 LIMIT = 1_000_000
 
@@ -153,3 +156,64 @@ def test_broken_files_say_why(tmp_path: Path) -> None:
         assert caught.value.path == tmp_path / name
     with pytest.raises(UnreadableImage, match="truncated"):  # seen without decoding
         check_image(tmp_path / "truncated.jpg", max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("name", usable())
+def test_odd_files_are_read_upright_and_checked_as_they_are_decoded(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(usable()[name])
+    assert check_image(tmp_path / name, max_pixels=LIMIT) == (24, 32)
+    image = decoded(tmp_path / name).astype(float)
+    right = noise(24, 32).astype(float)
+    turned_or_plain = "profile" in name or not any(
+        word in name for word in ("adobe", "cmyk", "gamma", "grey")
+    )
+    if turned_or_plain and not name.endswith((".gif", ".tif")):
+        assert np.corrcoef(image.ravel(), right.ravel())[0, 1] > 0.5  # 0.0 if it lies or is mirrored
+
+
+@pytest.mark.parametrize("name", refused())
+def test_odd_files_are_refused_by_both_for_the_same_reason(tmp_path: Path, name: str) -> None:
+    content, reason = refused()[name]
+    (tmp_path / name).write_bytes(content)
+    for read in (lambda path: decode_image(path, LIMIT), lambda path: check_image(path, max_pixels=LIMIT)):
+        with pytest.raises(UnreadableImage) as caught:
+            read(tmp_path / name)
+        assert reason in caught.value.reason
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_turned_grey_tiffs_are_turned_once(tmp_path: Path, compression: str, dtype: type) -> None:
+    grey = rgb_array()[..., 0]
+    stored = Image.fromarray(np.rot90(grey, 1).astype(dtype) * (257 if dtype is np.uint16 else 1))
+    stored.save(tmp_path / "a.tif", compression=compression, tiffinfo={0x0112: 6})
+    assert check_image(tmp_path / "a.tif", max_pixels=LIMIT) == grey.shape
+    np.testing.assert_array_equal(decoded(tmp_path / "a.tif")[..., 0], grey)
+
+
+@pytest.mark.parametrize(("height", "width"), [(800, 30_000), (3000, 1), (1, 3000), (1, 1)])
+def test_extreme_sizes_are_kept(tmp_path: Path, height: int, width: int) -> None:
+    ramp = (np.arange(height * width, dtype=np.uint32) % 251).astype(np.uint8).reshape(height, width)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    assert check_image(tmp_path / "a.png", max_pixels=30_000_000) == (height, width)
+    image = decode_image(tmp_path / "a.png", 30_000_000)
+    np.testing.assert_array_equal(image[1].numpy(), ramp)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5), (5, 1)])
+def test_a_line_of_pixels_may_be_turned(tmp_path: Path, height: int, width: int, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (width, height), (9, 8, 7)).save(tmp_path / "a.png", exif=exif)
+    size = (height, width) if orientation < 5 else (width, height)
+    assert check_image(tmp_path / "a.png", max_pixels=LIMIT) == size
+    assert tuple(decode_image(tmp_path / "a.png", LIMIT).shape) == (3, *size)
+
+
+def test_a_video_of_megabytes_behind_a_jpeg_is_passed_over_quickly(tmp_path: Path) -> None:
+    content = usable()["adobe.jpg"]
+    (tmp_path / "a.jpg").write_bytes(content + bytes(8_000_000))
+    start = time.perf_counter()
+    assert check_image(tmp_path / "a.jpg", max_pixels=LIMIT) == (24, 32)
+    assert time.perf_counter() - start < 1.0

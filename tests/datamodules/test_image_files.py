@@ -1,10 +1,15 @@
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
-from datamodules.image_files import hash_split, list_images, natural_key, split_images
+from datamodules.decode import HEIF, check_image, decode_image
+from datamodules.image_files import hash_split, list_images, natural_key, other_pictures, split_images
 
 
 def touch(root: Path, *names: str) -> None:
@@ -93,3 +98,75 @@ def test_tiny_sets_have_all_splits(tmp_path: Path, num: int) -> None:
     assert all(splits)
     if num >= 3:
         assert sum(map(len, splits)) == len({path for paths in splits for path in paths}) == num
+
+
+def test_all_that_is_read_is_listed_and_other_pictures_are_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = ["a.jfif", "a.gif", "a.AVIF", "a.jp2", "a.ppm", "a.tga", "a.apng"]
+    touch(tmp_path, *read, "a.psd", "sub/b.NEF", "a.jxl", "film.mpg", "LICENSE", "a.txt", ".hidden.psd")
+    Image.new("RGB", (2, 2)).save(tmp_path / "no_suffix", "PNG")
+    (tmp_path / "a.txt").write_bytes((tmp_path / "no_suffix").read_bytes())
+    os.mkfifo(tmp_path / "pipe")
+    for _ in range(2):
+        assert sorted(path.name for path in list_images(tmp_path)) == sorted(read)
+    messages = [record.message for record in caplog.records]
+    assert len(messages) == 1
+    assert messages[0].startswith("left out 4 pictures of a kind or name that is not read: ")
+    names = ["a.jxl", "a.psd", "no_suffix", "b.NEF"]
+    assert sorted(path.name for path in other_pictures(tmp_path)) == sorted(names)
+    assert all(f"{name}'" in messages[0] for name in names)
+
+
+def test_many_left_out_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, *(f"{number}.psd" for number in range(25)), "a.png")
+    list_images(tmp_path)
+    assert "left out 25 pictures" in caplog.text
+    assert caplog.text.count(".psd") == 10
+    assert " and 15 more" in caplog.text
+
+
+@pytest.mark.skipif(bool(HEIF), reason="pillow-heif is installed")
+def test_heic_says_what_reads_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.HEIC", "b.heif", "c.png")
+    list_images(tmp_path)
+    assert "left out 2 pictures" in caplog.text
+    assert "for HEIC install the package pillow-heif" in caplog.text
+
+
+@pytest.mark.skipif(not HEIF, reason="pillow-heif is not installed")
+def test_heic_is_read(tmp_path: Path) -> None:
+    for name in ("a.HEIC", "b.heif"):
+        Image.new("RGB", (48, 32), (200, 40, 40)).save(tmp_path / name, "HEIF")
+    assert len(list_images(tmp_path)) == 2
+    for path in list_images(tmp_path):
+        assert check_image(path, max_pixels=10_000) == (32, 48)
+        image = decode_image(path, 10_000).float().mean(dim=(1, 2))
+        assert (image - torch.tensor([200.0, 40.0, 40.0])).abs().max() < 8
+
+
+HARD_NAMES = [
+    b"a b.png",
+    b"'q\".png",
+    b"a=b,c.png",
+    b"[x]{y}$z.png",
+    b"-dash.png",
+    b"%s%d.png",
+    b"two\nlines.png",
+]
+HARD_NAMES += ["\u00fcn\u00ef.png".encode(), "\u56fe.png".encode(), "e\u0301.png".encode(), b"\xff\xfe.png"]
+
+
+def test_hard_names_are_checked_under_the_plainest_locale(tmp_path: Path) -> None:
+    for name in HARD_NAMES:
+        try:
+            Image.new("RGB", (2, 2)).save(tmp_path / os.fsdecode(name), "PNG")
+        except OSError:
+            pytest.skip("this file system takes only UTF-8 names")
+        with (tmp_path / os.fsdecode(b"cut_" + name)).open("wb") as file:
+            file.write(b"no picture")
+    command = [sys.executable, "-m", "datamodules.check", f"root={tmp_path}"]
+    environment = os.environ | {"LC_ALL": "C", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.endswith(b"22 images, 11 broken\n")

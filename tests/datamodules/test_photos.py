@@ -1,3 +1,4 @@
+import multiprocessing
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -349,3 +350,22 @@ def test_metadata_and_memory_cache_with_a_random_crop(root: Path) -> None:
         module.setup("fit")
     items = [module.train_dataset[(2, 7)]["image"] for module in modules]
     assert torch.equal(*items)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_may_start_in_any_way(write_photos: Writer, tmp_path: Path, method: str) -> None:
+    root, seen = write_photos("set", 12), []
+    before = multiprocessing.get_start_method(allow_none=True)
+    for start, num_workers in ((before, 0), (method, 2)):
+        multiprocessing.set_start_method(start, force=True)
+        try:
+            data = PhotosDataModule(
+                root=str(root), size_px=8, batch_size=4, crop="random", num_workers=num_workers
+            )
+            module = Recorder()
+            trainer_of(tmp_path / str(num_workers), max_steps=4).fit(module, data)
+        finally:
+            multiprocessing.set_start_method(before, force=True)
+        seen.append(module.seen)
+    assert seen[0] == seen[1]
