@@ -132,7 +132,12 @@ def test_what_exists_at_the_start_is_found_from_any_folder(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_base").mkdir()
     (tmp_path / "photos").mkdir()
-    words = ["experiment=colorize_controlnet", "datamodule=photos", "datamodule.root=photos", "callbacks=cached"]
+    words = [
+        "experiment=colorize_controlnet",
+        "datamodule=photos",
+        "datamodule.root=photos",
+        "callbacks=cached",
+    ]
     for source, saved in (
         ("my_base", str(tmp_path / "my_base")),
         ("./my_base", str(tmp_path / "my_base")),

@@ -139,6 +139,9 @@ def test_a_run_killed_before_its_config_was_written_starts_there(door, tmp_path:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/photo.png").touch()
     assert "other exists already" in door(*TINY, "run_dir=other", "resume=auto")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/config.yaml").write_text("seed: 1\n")
+    assert "export exists already; choose another run_dir" in str(door(*TINY, "run_dir=export"))
 
 
 def test_a_failing_job_does_not_lose_the_others(door, tmp_path: Path, capsys) -> None:
