@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from runs.choices import CONF, help_text
 from runs.cli import Launch, read_command_line, run_door
+from runs.words import readable
 
 launch = Launch()
 
@@ -20,6 +21,7 @@ def compose(config: DictConfig) -> float | None:
 def main() -> None:
     """Finds out what to train, then trains."""
     # torch and Lightning are imported when a training starts, so that --help and --cfg job answer at once.
+    sys.argv[1:] = readable(sys.argv[1:])  # Hydra takes its words from there
     given = read_command_line(sys.argv[1:])
     if given.help:
         sys.stdout.write(help_text())

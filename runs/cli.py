@@ -23,6 +23,7 @@ from runs.config import resolved, with_run_dir
 from runs.messages import sentence
 from runs.resume import Job, check_processes, new_job, resume_request, resumed_job
 from runs.sweep import Outcome, check_single_process, report_failure, table
+from runs.words import as_text
 
 # ValueError and OSError are what our code raises for what a user can mend.
 USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
@@ -51,7 +52,7 @@ def read_command_line(words: list[str]) -> Namespace:
     """The words as Hydra's own parser reads them, after refusing what would make it build objects or read pickles.
 
     Raises:
-        ValueError: with the word.
+        ValueError: with the word; also for several values without -m.
         OverrideParseException: a word that is no override.
     """
     given = get_args_parser().parse_args(words)
@@ -59,6 +60,13 @@ def read_command_line(words: list[str]) -> Namespace:
         if getattr(given, flag) is not None:
             raise ValueError(f"--{flag.replace('_', '-')} is refused: it {reason}")
     for change in OverridesParser.create().parse_overrides(given.overrides):
+        word = str(change.input_line)
+        if change.is_sweep_override() and not given.multirun and change.key_or_group != "resume":
+            raise ValueError(
+                f"'{word}' has several values; add -m for a sweep, or for text write {as_text(word)}"
+            )
+        if change.key_or_group.startswith("hydra") and change.value() == "":
+            raise ValueError(f"{word} is empty, perhaps from a shell variable that is not set")
         if _is_refused(change):
             raise ValueError(
                 f"'{change.input_line}' is refused: of Hydra's own settings a command may set "

@@ -10,12 +10,13 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from lightning_utilities.core.apply_func import apply_to_collection
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from runs.build import check_plain, values
+from runs.build import ROOT, check_plain, values
 from runs.choices import groups, is_typo, nearest_key, options
 from runs.moved import upgraded
 from runs.schema import accepts, check_config
+from runs.words import WRITTEN_KEYS, as_text, is_path, readable
 
 
 @functools.cache
@@ -42,7 +43,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     check_config(plain)
-    return with_run_dir(plain, Path(plain["run_dir"]))
+    return _anchored(with_run_dir(plain, Path(plain["run_dir"]).expanduser()))
 
 
 def with_run_dir(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
@@ -53,6 +54,23 @@ def with_run_dir(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
         return new + text.removeprefix(old) if text == old or text.startswith(old + "/") else text
 
     return apply_to_collection(config, str, moved)
+
+
+def _anchored(node: Any, key: str = "") -> Any:
+    """A copy in which paths are absolute, so that a run finds from any folder what it found from the one it started in.
+
+    What nobody has made here stays as it is (a hub's name, a mistake), as do the names of shipped models, which
+    `runs.load` finds from anywhere.
+    """
+    if isinstance(node, dict):
+        return {name: _anchored(value, name) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_anchored(value, key) for value in node]
+    if not (isinstance(node, str) and is_path(key) and node != MISSING):
+        return node
+    path = Path(node).expanduser()
+    is_shipped = node.startswith("pretrained/") and path.absolute() == ROOT / node
+    return str(path.absolute()) if not is_shipped and (path.exists() or key in WRITTEN_KEYS) else node
 
 
 def comparable_text(config: dict[str, Any]) -> str:
@@ -67,7 +85,7 @@ def load_config(run_dir: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{run_dir} is no run folder: it has no config.yaml; give outputs/EXPERIMENT/DATE_TIME"
         )
-    return with_run_dir(read_config(path, run_dir=str), run_dir)
+    return _anchored(with_run_dir(read_config(path, run_dir=str), run_dir))
 
 
 def read_config(path: Path, **needed: type) -> dict[str, Any]:
@@ -94,12 +112,12 @@ def override(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """A saved config with `key=value` changes in Hydra's notation, checked like a fresh one."""
     changed = OmegaConf.create(config)
     OmegaConf.set_struct(changed, True)
-    for change in OverridesParser.create().parse_overrides(overrides):
+    for change in OverridesParser.create().parse_overrides(readable(overrides)):
         _apply(changed, change, config)
     plain = OmegaConf.to_container(changed, resolve=True)
     assert isinstance(plain, dict)
     check_config(plain)
-    return plain
+    return _anchored(plain)
 
 
 def _apply(changed: DictConfig, change: Override, config: dict[str, Any]) -> None:
@@ -107,7 +125,10 @@ def _apply(changed: DictConfig, change: Override, config: dict[str, Any]) -> Non
     if change.is_delete():
         raise ValueError(f"~{key} cannot change a saved run; set {key}=null instead")
     if change.is_sweep_override():
-        raise ValueError(f"{change.input_line} is a sweep, but a saved run takes one value per key")
+        raise ValueError(
+            f"{change.input_line} is a sweep, but a saved run takes one value per key; for text write "
+            f"{as_text(str(change.input_line))}"
+        )
     if key == "experiment" or (key in groups() and isinstance(change.value(), str)):
         raise ValueError(
             f"{change.input_line} chooses a group, but a saved run keeps its own; change single keys such as trainer.max_steps=2000"

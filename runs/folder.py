@@ -18,6 +18,7 @@ from datamodules.atomic_files import write_text
 from reliability.main_process import MAIN_PID_VARIABLE, RUN_DIR_VARIABLE, is_main_process
 from reliability.stop_signals import EXIT_CTRL_C, EXIT_SIGTERM
 from runs.logs import log_error_to_file, run_log
+from runs.words import for_shell
 
 log = logging.getLogger(__name__)
 
@@ -56,31 +57,57 @@ def status(run_dir: Path) -> str:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
+class RunFolder:
+    """A run folder that this process holds.
+
+    Attributes:
+        path: the folder.
+        claimed: whether its config and status are those of this process; an earlier run's stay as they were until then.
+    """
+
+    def __init__(self, config: dict[str, Any], *, claimed: bool = False) -> None:
+        self.path = Path(config["run_dir"])
+        self.claimed = claimed
+        self._config = config
+
+    def claim(self) -> None:
+        """Marks the folder as running and saves config and environment, unless that is done."""
+        if self.claimed:
+            return
+        self.claimed = True
+        # The status comes first: another process that saw "finished" beside the new config would leave with 0.
+        write_text(self.path / "status", "running\n")
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self._config)))
+        write_text(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+
 @contextmanager
-def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[Path]:
-    """Makes (or, if it exists, re-enters) `run_dir`, saves config and environment, logs there and notes the end.
+def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[RunFolder]:
+    """Makes (or, if it exists, re-enters) `run_dir`, logs there and notes the end.
+
+    A folder with a checkpoint is left to the caller to claim, once that checkpoint has proved to fit; another is
+    claimed here.
 
     Raises:
         FileExistsError: a new run's folder is there already.
         BlockingIOError: another process trains in the folder.
     """
-    run_dir = Path(config["run_dir"])
+    folder = RunFolder(config, claimed=not is_main_process())
+    run_dir = folder.path
     if not is_main_process():
         with run_log(None, info=False):
-            yield run_dir
+            yield folder
         return
     if not exists:
         _make(run_dir)
     with _held(run_dir), run_log(run_dir / "train.log"):
         try:
-            # The status comes first: another process that saw "finished" beside the new config would leave with 0.
-            write_text(run_dir / "status", "running\n")
-            write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
-            write_text(run_dir / "environment.json", json.dumps(environment(), indent=2) + "\n")
+            if not has_checkpoint(run_dir):
+                folder.claim()
             os.environ |= {RUN_DIR_VARIABLE: str(run_dir), MAIN_PID_VARIABLE: str(os.getpid())}
-            yield run_dir
+            yield folder
         except BaseException as error:
-            _note_failure(run_dir, error)
+            _note_failure(folder, error)
             raise
         else:
             write_text(run_dir / "status", "finished\n")
@@ -95,9 +122,8 @@ def _make(run_dir: Path) -> None:
         run_dir.mkdir(parents=True)
     except FileExistsError as error:
         if not run_dir.is_dir() or any(run_dir.iterdir()):  # a sweep's launcher leaves an empty folder
-            raise FileExistsError(
-                f"{run_dir} exists already; continue that run with resume={short(run_dir)} or choose another run_dir"
-            ) from error
+            go_on = f"continue that run with {resume_word(run_dir)} or " if has_checkpoint(run_dir) else ""
+            raise FileExistsError(f"{run_dir} exists already; {go_on}choose another run_dir") from error
 
 
 @contextmanager
@@ -124,11 +150,12 @@ def is_held(run_dir: Path) -> bool:
         return True
 
 
-def _note_failure(run_dir: Path, error: BaseException) -> None:
+def _note_failure(folder: RunFolder, error: BaseException) -> None:
+    run_dir = folder.path
     if isinstance(error, SystemExit) and error.code in (EXIT_CTRL_C, EXIT_SIGTERM):
         reason = f"stopped: {'Ctrl-C' if error.code == EXIT_CTRL_C else 'SIGTERM'}"
         if has_checkpoint(run_dir):
-            log.warning("%s; continue with: python train.py resume=%s", reason, short(run_dir))
+            log.warning("%s; continue with: python train.py %s", reason, resume_word(run_dir))
         else:
             log.warning("%s before the first step was saved; start it again with resume=auto", reason)
     elif isinstance(error, KeyboardInterrupt):
@@ -137,10 +164,17 @@ def _note_failure(run_dir: Path, error: BaseException) -> None:
         reason = f"failed: {' '.join(f'{type(error).__name__}: {error}'.split())}"
         log_error_to_file(error)
         error.add_note(f"(details: {short(run_dir)}/train.log)")
+    if not folder.claimed:
+        return
     try:
         write_text(run_dir / "status", reason + "\n")
     except OSError as full:  # it must not hide why the run failed
         log.warning("status not written: %s", full)
+
+
+def resume_word(run_dir: Path) -> str:
+    """`resume=RUN_DIR` to paste into a shell."""
+    return for_shell(f"resume={short(run_dir)}")
 
 
 def short(path: Path) -> str:

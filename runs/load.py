@@ -13,7 +13,7 @@ from callbacks.ema import average_from_checkpoint
 from lightning_modules.base import TranslationModule
 from reliability.checkpoint_io import read_checkpoint
 from runs.build import build, check_targets, located
-from runs.config import read_config
+from runs.config import read_config, with_run_dir
 from runs.folder import best_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -90,8 +90,9 @@ def resolve_shipped_paths(node: Any) -> Any:
     """The config node with relative model paths (`pretrained/NAME`) made to work from any folder."""
 
     def from_anywhere(text: str) -> str:
-        is_shipped = text.startswith("pretrained/") and not Path(text).exists()
-        return str(REPOSITORY / text) if is_shipped else text
+        shipped = REPOSITORY / text
+        is_shipped = text.startswith("pretrained/") and (shipped.exists() or not Path(text).exists())
+        return str(shipped) if is_shipped else text
 
     return apply_to_collection(node, str, from_anywhere)
 
@@ -129,7 +130,10 @@ def _configured(source: str) -> tuple[Path, dict[str, Any]]:
         raise FileNotFoundError(
             f"{config_file} is missing; run= takes the folder that train.py wrote, with its config.yaml"
         )
-    return place, read_config(config_file, module=dict, seed=int)
+    config = read_config(config_file, module=dict, seed=int)
+    return place, with_run_dir(
+        config, config_file.parent
+    ) if place.is_file() and "run_dir" in config else config
 
 
 def _load_checkpoint(module: TranslationModule, path: Path) -> int | None:

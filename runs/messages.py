@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from runs.choices import CONF, groups, is_typo, nearest, nearest_key, options
 from runs.config import dotted_keys
-from runs.schema import accepts
+from runs.schema import NotTextError, accepts
+from runs.words import as_text
 
 
 def sentence(error: BaseException, overrides: list[str]) -> str:
@@ -19,8 +20,17 @@ def sentence(error: BaseException, overrides: list[str]) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file)
     if isinstance(error, OverrideParseException):
-        return f"cannot read '{error.override}'; write key=value, for example experiment=autoencoder"
+        is_pair = re.match(r"[+~]*[\w./@-]+=.", error.override)
+        advice = (
+            f"for text write {as_text(error.override)}"
+            if is_pair
+            else "write key=value, for example experiment=autoencoder"
+        )
+        return f"cannot read '{error.override}'; {advice}"
     text = str(error)
+    if isinstance(error, NotTextError):
+        given = [word for word in overrides if word.lstrip("+").startswith(f"{error.key}=")]
+        text += f"; for text write {as_text(given[-1])}" if given else ""
     key = re.search(r"Could not override '([^'\n]+)'", text)
     if isinstance(error, HydraException) and key:
         return _unknown_key(key[1].strip(), overrides)

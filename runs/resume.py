@@ -3,15 +3,46 @@
 import logging
 import os
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from reliability.main_process import RUN_DIR_VARIABLE, is_main_process
 from runs.build import values
 from runs.config import load_config, override, stamp, with_run_dir
-from runs.folder import has_checkpoint, has_only_beginnings, is_held, last_checkpoint, short, status
+from runs.folder import (
+    has_checkpoint,
+    has_only_beginnings,
+    is_held,
+    last_checkpoint,
+    resume_word,
+    short,
+    status,
+)
+from runs.words import text_of
 
 log = logging.getLogger(__name__)
+
+# A run may go on with other values of these: what it learns and how it is measured stay the same.
+WITHOUT_RESULT = (
+    "resume",
+    "ckpt_path",
+    "logger*",
+    "trainer.max_steps",
+    "trainer.log_every_n_steps",
+    "trainer.enable_*",
+    "trainer.profiler*",
+    "datamodule.num_workers",
+    "datamodule.timeout_s",
+    "datamodule.image_cache",
+    "*.cache_dir",
+    "*.text_cache_dir",
+    "callbacks.*.every_n_steps",
+    "callbacks.*.folder",
+    "callbacks.progress*",
+    "callbacks.samples*",
+    "callbacks.throughput*",
+)
 
 
 @dataclass(frozen=True)
@@ -26,8 +57,9 @@ class Job:
 
 def resume_request(overrides: list[str]) -> Path | None:
     """The folder in `resume=RUN_DIR` of a command line; None for a new run and for `resume=auto`."""
-    values = [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
-    return Path(values[-1]) if values and values[-1] not in ("auto", "null", "") else None
+    given = [word for word in overrides if word.startswith("resume=")]
+    text = text_of(given[-1]) if given else ""
+    return Path(text) if text not in ("auto", "null", "") else None
 
 
 def resumed_job(run_dir: Path, overrides: list[str]) -> Job:
@@ -39,10 +71,18 @@ def resumed_job(run_dir: Path, overrides: list[str]) -> Job:
     if config["ckpt_path"] not in (None, saved["ckpt_path"]):
         _check_checkpoint(config)
         checkpoint = Path(config["ckpt_path"])
-    if not checkpoint.is_file():
-        raise FileNotFoundError(
-            f"{run_dir} wrote no checkpoint yet, so there is nothing to continue; start it again without resume="
+    elif not has_checkpoint(run_dir):
+        other = (
+            f"another run_dir ({run_dir} is finished)"
+            if status(run_dir) == "finished"
+            else f"run_dir={run_dir}"
         )
+        raise FileNotFoundError(
+            f"{run_dir} wrote no checkpoint yet, so there is nothing to continue; start it again without resume= and with "
+            f"{other}"
+        )
+    elif not checkpoint.is_file():
+        checkpoint = checkpoint.parent
     if _is_done(run_dir, config, saved):
         length = config["trainer"].get("max_steps")
         raise ValueError(f"{run_dir} is finished; train it further with trainer.max_steps above {length}")
@@ -68,22 +108,37 @@ def new_job(config: dict[str, Any]) -> Job:
     if given and not is_main_process():  # started by the main process, which chose the folder
         return Job(with_run_dir(config, Path(given)), _checkpoints(Path(given)), folder_exists=True)
     _check_checkpoint(config)
-    return _continued(config) if automatic else Job(config)
+    if automatic:
+        return _continued(config)
+    return Job(config, folder_exists=_may_start_anew(Path(config["run_dir"])))
+
+
+def _may_start_anew(run_dir: Path) -> bool:
+    """Whether the folder's run ended without a checkpoint, so that a start there loses nothing.
+
+    Raises:
+        ValueError: its checkpoints were lost; starting over would cost the curve too.
+    """
+    if has_only_beginnings(run_dir):  # killed before its config was written
+        return True
+    if status(run_dir) in ("", "finished") or has_checkpoint(run_dir):  # an export has no status
+        return False
+    _check_curve(run_dir, load_config(run_dir))
+    return True
 
 
 def _continued(config: dict[str, Any]) -> Job:
     """What resume=auto means: the same command goes on where it was stopped, wherever that was."""
     run_dir = Path(config["run_dir"])
+    if _may_start_anew(run_dir):
+        return Job(config, folder_exists=True)
     if stamp() not in run_dir.parts and (run_dir / "config.yaml").is_file():  # a folder that the user named
         saved = load_config(run_dir)  # before the status, which the main process of a new start writes first
-        if _comparable(saved) != _comparable(config):
-            raise ValueError(f"{short(run_dir)} holds a run with another config; choose another run_dir")
+        _check_same(run_dir, saved, config)
         finished = _is_done(run_dir, config, saved)
         if not finished and not has_checkpoint(run_dir):
             _check_curve(run_dir, saved)
         return Job(config, _checkpoints(run_dir), folder_exists=True, finished=finished)
-    if has_only_beginnings(run_dir):  # killed before its config was written
-        return Job(config, folder_exists=True)
     found = newest_unfinished(config) if stamp() in run_dir.parts else None
     if found is None:
         return Job(config)
@@ -92,6 +147,16 @@ def _continued(config: dict[str, Any]) -> Job:
 
 def _checkpoints(run_dir: Path) -> Path | None:
     return last_checkpoint(run_dir).parent if has_checkpoint(run_dir) else None
+
+
+def _check_same(run_dir: Path, saved: dict[str, Any], config: dict[str, Any]) -> None:
+    theirs, ours = _comparable(saved), _comparable(config)
+    if key := _first_difference(theirs, ours):
+        there, here = (f"{key}={shown[key]}" if key in shown else f"no {key}" for shown in (theirs, ours))
+        raise ValueError(
+            f"{short(run_dir)} holds a run with another config, {there} where this command has {here}; choose another "
+            f"run_dir, or go on with that run: python train.py {resume_word(run_dir)}"
+        )
 
 
 def _check_curve(run_dir: Path, saved: dict[str, Any]) -> None:
@@ -128,36 +193,33 @@ def newest_unfinished(config: dict[str, Any]) -> Path | None:
             continue
         if is_held(run_dir):
             continue
-        ours, theirs = _comparable(with_run_dir(config, run_dir)), _comparable(saved)
-        if ours == theirs:
+        key = _first_difference(_comparable(saved), _comparable(with_run_dir(config, run_dir)))
+        if key is None:
             return run_dir
         other = other or (
-            f"{short(run_dir)} is unfinished, but its {_first_difference(theirs, ours)} differs from this command's, so a "
-            f"new run starts; to go on with that one: python train.py resume={short(run_dir)}"
+            f"{short(run_dir)} is unfinished, but its {key} differs from this command's, so a "
+            f"new run starts; to go on with that one: python train.py {resume_word(run_dir)}"
         )
     if other and not is_sweep:
         log.warning("%s", other)
     return None
 
 
-def _first_difference(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """The config path at which two configs that differ do so first."""
-    ours, theirs = (
-        {path: value for value, path in values(config, "") if not isinstance(value, dict)}
-        for config in (one, other)
-    )
-    return next((k for k in [*ours, *theirs] if ours.get(k, ...) != theirs.get(k, ...)), "config")
+def _first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """The config path at which two flat configs differ first."""
+    return next((k for k in [*one, *other] if one.get(k, ...) != other.get(k, ...)), None)
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    trainer = {k: v for k, v in config["trainer"].items() if k != "max_steps"}
-    return config | {"trainer": trainer, "resume": None, "ckpt_path": None}
+    """The values of a config by their paths, without those that change no result."""
+    leaves = {path: value for value, path in values(config, "") if not isinstance(value, dict)}
+    return {k: v for k, v in leaves.items() if not any(fnmatch(k, kind) for kind in WITHOUT_RESULT)}
 
 
 def _check_checkpoint(config: dict[str, Any]) -> None:
     path = config["ckpt_path"]
     if path is not None and not Path(path).is_file():
-        hint = "; to continue a run folder use resume=" + path if Path(path).is_dir() else ""
+        hint = f"; to continue a run folder use {resume_word(Path(path))}" if Path(path).is_dir() else ""
         raise FileNotFoundError(f"ckpt_path={path} is no checkpoint file{hint}")
 
 

@@ -8,8 +8,9 @@ import inspect
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from runs.build import OWN_ROOMS, check_plain, check_targets, located, nodes
+from runs.build import OWN_ROOMS, check_plain, check_targets, located, nodes, values
 from runs.choices import nearest, train_keys
+from runs.words import is_path
 
 _HYDRA_KEYS = {"_target_", "_partial_"}
 _SCALARS: dict[str, Any] = {
@@ -22,6 +23,14 @@ _SCALARS: dict[str, Any] = {
 }
 
 
+class NotTextError(ValueError):
+    """A number or a list stands where text is expected; `key` is its place."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 def check_config(config: dict[str, Any]) -> None:
     """Raises a ValueError for unknown keys, values of a wrong type and targets that are not on the allow-list."""
     known = train_keys()
@@ -29,6 +38,11 @@ def check_config(config: dict[str, Any]) -> None:
         if key not in known:
             raise ValueError(f"unknown key '{key}'{nearest(key, known)}")
     check_plain(config, "")
+    for value, path in values(config, ""):
+        if isinstance(value, str) and not value.strip() and is_path(path):
+            raise ValueError(
+                f"{path} is empty, perhaps from a shell variable that is not set; give a path or null"
+            )
     for key, annotation in _SCALARS.items():
         if key in config:
             _check_value(key, config[key], annotation, own=True)
@@ -91,6 +105,8 @@ def _check_value(path: str, value: Any, annotation: Any, own: bool) -> None:
         return
     expected = " or ".join(sorted(k for k in kinds if k != "container" or own))
     given = "null" if value is None else repr(value)
+    if "str" in kinds and value is not None:
+        raise NotTextError(f"{path} is {given}, expected {expected}", path)
     hint = f"; write {int(value)}" if isinstance(value, float) and value == int(value) else ""
     raise ValueError(f"{path} is {given}, expected {expected}{hint}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
@@ -25,7 +25,7 @@ from reliability.ranks import RankWatch, end_with_main, wait_for_all_ranks
 from reliability.stop_signals import StopSignals
 from runs.build import build
 from runs.config import comparable_text
-from runs.folder import best_checkpoint, run_folder, short
+from runs.folder import RunFolder, best_checkpoint, run_folder, short
 from runs.load import resolve_shipped_paths
 from runs.logs import run_log
 from runs.resume import Job
@@ -45,26 +45,42 @@ def train(job: Job) -> dict[str, float]:
     config = job.config
     if job.finished:
         return _finished_figures(Path(config["run_dir"]))
-    with StopSignals() as stop, run_folder(config, exists=job.folder_exists) as run_dir, _exit_codes(stop):
+    with StopSignals() as stop, run_folder(config, exists=job.folder_exists) as folder, _exit_codes(stop):
         end_with_main()
         text = comparable_text(config)
         ranks = RankWatch(text)
-        module, datamodule, trainer = parts(config, ranks)
+        module, datamodule, trainer = parts(config, ranks, ClaimFolder(folder))
         for callback in trainer.callbacks:
             if isinstance(callback, Preemption):
                 callback.watch(stop)
         with ranks.ended(trainer), _closed_loggers(trainer, stop):
-            log.info("%s %s", "continuing" if job.folder_exists else "run folder", short(run_dir))
+            log.info("%s %s", "continuing" if job.resume_from else "run folder", short(folder.path))
             start = _start(job)
             wait_for_all_ranks(text, trainer.world_size)
             trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
             stop.leave_if_received()
+            folder.claim()  # where all steps were made before, no batch came
             figures = _figures(trainer)
-            figures |= _test(trainer, module, datamodule, run_dir)
+            figures |= _test(trainer, module, datamodule, folder.path)
             stop.leave_if_received()
         if trainer.is_global_zero:
-            write_text(run_dir / "metrics.json", json.dumps(figures, indent=2, sort_keys=True) + "\n")
+            write_text(folder.path / "metrics.json", json.dumps(figures, indent=2, sort_keys=True) + "\n")
     return figures
+
+
+class ClaimFolder(Callback):
+    """Claims the run folder with the first batch: fit has restored the checkpoint by then and checked all it checks."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.folder.claim()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The first batch of a run whose validation was interrupted."""
+        if not trainer.sanity_checking:
+            self.folder.claim()
 
 
 def _finished_figures(run_dir: Path) -> dict[str, float]:

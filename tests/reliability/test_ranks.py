@@ -254,7 +254,7 @@ def test_an_error_of_one_process_ends_all(runs: RealRuns, tmp_path: Path) -> Non
     others = ranks_of(main)
     assert main.wait(RUNS_WITHIN_S) == 1
     assert all_end(others)
-    assert "error: Not a directory: file/x (details: run/train.log)" in runs.screen(main)
+    assert f"error: Not a directory: {tmp_path}/file/x (details: run/train.log)" in runs.screen(main)
     assert status(tmp_path / "run").startswith("failed: NotADirectoryError")
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 2
 

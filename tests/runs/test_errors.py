@@ -48,7 +48,30 @@ A = "experiment=autoencoder"
         ((A, "module.kl_weight=null"), "error: module.kl_weight is null, expected float"),
         ((A, "seed=one"), "error: seed is 'one', expected int"),
         ((A, "run_dir=2030"), "error: run_dir is 2030, expected str"),
-        ((A, "ckpt_path=[a]"), "error: ckpt_path is ['a'], expected null or str"),
+        ((A, "run_dir=1e5"), "error: run_dir is 100000.0, expected str; for text write \"run_dir='1e5'\""),
+        (
+            (A, "ckpt_path=[a]"),
+            "error: ckpt_path is ['a'], expected null or str; for text write \"ckpt_path='[a]'\"",
+        ),
+        (
+            (A, "datamodule=photos", "datamodule.root=a,b"),
+            "'datamodule.root=a,b' has several values; add -m for a sweep, or for text write \"datamodule.root='a,b'\"",
+        ),
+        (
+            (A, "experiment_name=a (1)"),
+            "error: cannot read 'experiment_name=a (1)'; for text write \"experiment_name='a (1)'\"",
+        ),
+        ((A, "resume="), "error: resume is empty, perhaps from a shell variable that is not set"),
+        ((A, "run_dir= "), "error: run_dir is empty"),
+        ((A, "ckpt_path="), "error: ckpt_path is empty"),
+        ((A, "datamodule=photos", "datamodule.root="), "error: datamodule.root is empty"),
+        (
+            (A, "datamodule=photos", "datamodule.root=/", "datamodule.cache_dir="),
+            "datamodule.cache_dir is empty",
+        ),
+        ((A, "callbacks.last.folder="), "error: callbacks.last.folder is empty"),
+        (("experiment=colorize_controlnet", "module.parts.source="), "error: module.parts.source is empty"),
+        (("-m", A, "hydra.sweep.dir="), "error: hydra.sweep.dir= is empty"),
         ((A, "datamodule=photos"), "error: datamodule.root has no value; set it with datamodule.root=VALUE"),
         (
             (A, "module._target_=os.system"),

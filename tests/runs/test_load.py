@@ -4,9 +4,12 @@ import shutil
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 from doors.export import save_exported
 from runs import load
+from runs.choices import CONF
+from runs.config import override, resolved
 from runs.load import load_run, locate, resolve_shipped_paths
 from tests.runs.saved_runs import colorizer_node, save_autoencoder, save_colorizer, save_run
 
@@ -123,6 +126,41 @@ def test_shipped_paths_work_from_any_folder(tmp_path, monkeypatch):
     }
     (tmp_path / "pretrained" / "no_such_model").mkdir(parents=True)
     assert resolve_shipped_paths(node) == node
+
+
+def test_what_exists_at_the_start_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_base").mkdir()
+    (tmp_path / "photos").mkdir()
+    words = [
+        "experiment=colorize_controlnet",
+        "datamodule=photos",
+        "datamodule.root=photos",
+        "callbacks=cached",
+    ]
+    for source, saved in (
+        ("my_base", str(tmp_path / "my_base")),
+        ("./my_base", str(tmp_path / "my_base")),
+        ("some_hub_name", "some_hub_name"),
+        ("pretrained/latent_diffusion", "pretrained/latent_diffusion"),
+    ):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = resolved(compose("train", [*words, f"module.parts.source={source}"]))
+        assert config["module"]["parts"]["source"] == saved
+        assert config["datamodule"]["root"] == str(tmp_path / "photos")
+        assert config["callbacks"]["latent_cache"]["folder"] == str(tmp_path / ".cache/latents")
+    changed = override({**config, "ckpt_path": None}, ["module.parts.source=my_base"])
+    assert changed["module"]["parts"]["source"] == str(tmp_path / "my_base")
+
+
+def test_a_base_inside_the_run_folder_moves_with_it(run_dir, tmp_path):
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    shutil.copytree(run_dir.parent / "base", copy / "base")
+    text = (copy / "config.yaml").read_text()
+    text = text.replace(str(run_dir.parent / "base"), str(copy / "base"))
+    (copy / "config.yaml").write_text(text.replace(f"run_dir: {run_dir}", f"run_dir: {copy}"))
+    moved = copy.rename(tmp_path / "moved")
+    assert load_run(str(moved)).config["module"]["parts"]["source"] == str(moved / "base")
 
 
 def test_a_missing_base_is_named(tmp_path, run_dir):

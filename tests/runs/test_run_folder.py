@@ -139,6 +139,9 @@ def test_a_run_killed_before_its_config_was_written_starts_there(door, tmp_path:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/photo.png").touch()
     assert "other exists already" in door(*TINY, "run_dir=other", "resume=auto")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/config.yaml").write_text("seed: 1\n")
+    assert "export exists already; choose another run_dir" in str(door(*TINY, "run_dir=export"))
 
 
 def test_a_failing_job_does_not_lose_the_others(door, tmp_path: Path, capsys) -> None:
@@ -158,12 +161,24 @@ def test_data_errors_name_the_log(door, tmp_path: Path, capfd) -> None:
     assert status(tmp_path / "run").startswith("failed: ")
     assert "Traceback" in (tmp_path / "run/train.log").read_text()
     assert "Traceback" not in capfd.readouterr().err
-    assert "wrote no checkpoint yet" in door("resume=run")
+    assert door("resume=run") == (
+        "error: run wrote no checkpoint yet, so there is nothing to continue; start it again without resume= and with "
+        "run_dir=run"
+    )
+
+    assert door(*TINY, "run_dir=run") == 0
+    assert status(tmp_path / "run") == "finished"
+    differs = "run holds a run with another config, datamodule.size_px=32 where this command has datamodule.size_px=16"
+    assert differs in door(*TINY, "run_dir=run", "resume=auto", "datamodule.size_px=16")
+    unlike = ("trainer.log_every_n_steps=7", "callbacks.samples=null", "datamodule.num_workers=1")
+    assert door(*TINY, "run_dir=run", "resume=auto", *unlike) == 0
+    (tmp_path / "run/checkpoints/last.ckpt").rename(tmp_path / "run/checkpoints/previous.ckpt")
+    assert resumed_job(Path("run"), ["trainer.max_steps=3"]).resume_from == tmp_path / "run/checkpoints"
 
 
 def test_a_folder_is_held_by_one_run_and_marked_at_the_end(tmp_path: Path) -> None:
     config = {"run_dir": str(tmp_path / "run")}
-    with pytest.raises(KeyError), run_folder(config) as run_dir:  # noqa: PT012
+    with pytest.raises(KeyError), run_folder(config) as folder:  # noqa: PT012
         logging.getLogger("runs").info("hello")
         with (
             pytest.raises(BlockingIOError, match="another process is training"),
@@ -171,10 +186,44 @@ def test_a_folder_is_held_by_one_run_and_marked_at_the_end(tmp_path: Path) -> No
         ):
             pass
         raise KeyError("a bug")
-    assert status(run_dir) == "failed: KeyError: 'a bug'"
-    assert "hello" in (run_dir / "train.log").read_text()
-    with pytest.raises(FileExistsError, match="exists already"), run_folder(config):
+    assert status(folder.path) == "failed: KeyError: 'a bug'"
+    assert "hello" in (folder.path / "train.log").read_text()
+    with pytest.raises(FileExistsError, match="exists already; choose another run_dir"), run_folder(config):
         pass
+
+
+def test_a_run_with_a_checkpoint_changes_when_it_is_claimed(tmp_path: Path) -> None:
+    config = {"run_dir": str(tmp_path)}
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/best.ckpt").touch()
+    (tmp_path / "status").write_text("finished\n")
+    with pytest.raises(KeyError), run_folder(config, exists=True):
+        raise KeyError("refused")
+    assert status(tmp_path) == "finished"
+    assert not (tmp_path / "config.yaml").exists()
+    with pytest.raises(KeyError), run_folder(config, exists=True) as folder:  # noqa: PT012
+        folder.claim()
+        assert status(tmp_path) == "running"
+        raise KeyError("a bug")
+    assert status(tmp_path) == "failed: KeyError: 'a bug'"
+    assert load_config(tmp_path)["run_dir"] == str(tmp_path)
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(door, tmp_path: Path) -> None:
+    assert door(*TINY, "run_dir=run", "callbacks.samples=null") == 0
+    names = ("config.yaml", "environment.json", "metrics.csv", "metrics.json", "status")
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in names}
+    refusals = {
+        "module.vae.latent_channels=8": "the checkpoint does not fit",
+        "module.optimizer.lr=-1": "Invalid learning rate",
+        "trainer.accumulate_grad_batches=2": "accumulate_grad_batches",
+    }
+    for word, sentence in refusals.items():
+        assert sentence in str(door("resume=run", "trainer.max_steps=3", word)), word
+        assert {name: (tmp_path / "run" / name).read_bytes() for name in names} == before, word
+    assert door("resume=run", "trainer.max_steps=3") == 0
+    assert load_config(tmp_path / "run")["trainer"]["max_steps"] == 3
+    assert status(tmp_path / "run") == "finished"
 
 
 def test_a_saved_config_takes_checked_overrides_alone(tmp_path: Path) -> None:
