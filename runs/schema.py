@@ -10,6 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from runs.build import OWN_ROOMS, check_plain, check_targets, located, nodes
 from runs.choices import nearest, train_keys
+from runs.limits import check_limits
 
 _HYDRA_KEYS = {"_target_", "_partial_"}
 _SCALARS: dict[str, Any] = {
@@ -36,6 +37,7 @@ def check_config(config: dict[str, Any]) -> None:
     for node, path in nodes(config, ""):
         if "_target_" in node:
             _check_arguments(node, path)
+    check_limits(config)
 
 
 def accepts(config: Any, path: str) -> bool:
