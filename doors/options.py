@@ -156,10 +156,15 @@ def parse(kind: type[Options], arguments: Sequence[str], usage: str) -> Words[Op
     method: dict[str, str] = {}
     overrides: list[str] = []
     protocol: dict[str, str] = {}
+    seen: dict[str, str] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"'{word}' is not of the form key=value; {usage}")
+        if key in seen:
+            hint = "; several photos are a folder" if key == "input" else ""
+            raise ValueError(f"{key}= is given twice, as {seen[key]} and {word}; give it once{hint}")
+        seen[key] = word
         if issubclass(kind, MeasureOptions):
             key = _EARLIER_PROTOCOL.get(key, key)
         if key in fields:

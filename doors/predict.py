@@ -41,6 +41,7 @@ def predict(door: PredictOptions, texts: Mapping[str, str]) -> int:
             output.check(output.place("", name))
     module = load_run(door.run).module.to(pick_device(door.device))
     module.check_options(options, is_folder=door.input is not None and Path(door.input).is_dir())
+    module.check_without_captions(options)
     options = module.prepare(options, lambda name: load_run(name).module)
     if not method.takes_input:
         output.write(module.results({"index": torch.tensor([0]), "name": ["sample"]}, options), "sample")

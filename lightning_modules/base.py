@@ -61,6 +61,9 @@ class TranslationModule(LearningModule):
     def check_options(self, options: Any, *, is_folder: bool) -> None:
         """Raises a ValueError for options that this model cannot follow or that would change nothing."""
 
+    def check_without_captions(self, options: Any) -> None:
+        """Raises a ValueError for options that change nothing where the data bring no captions, as in prediction."""
+
     def prepare(self, options: Any, load: Callable[[str], "TranslationModule"]) -> Any:
         """The options with what they name loaded; `load` gives the trained module of a run."""
         return options

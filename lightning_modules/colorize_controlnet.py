@@ -112,6 +112,9 @@ class ColorizeControlNet(Colorizer):
             mid_block_additional_residual=padded(mid, len(x_t)).to(dtype),
         ).sample
 
+    def guides_by_text(self) -> bool:
+        return self.guidance_drops == "prompt"
+
     def negative(self, condition: dict[str, Any], prompt: str) -> dict[str, Any]:
         if self.guidance_drops == "prompt":
             return super().negative(condition, prompt)

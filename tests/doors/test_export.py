@@ -1,6 +1,7 @@
 """export.py: a folder for plain diffusers, whole or not at all, in safetensors alone."""
 
 import re
+import runpy
 import shutil
 
 import numpy as np
@@ -158,7 +159,8 @@ def test_the_readme_of_an_export_says_how_to_use_it(tmp_path, monkeypatch, kind)
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 1 + (kind == "colorizer")
     for code in blocks:
-        exec(code, {"FOLDER": str(folder)})
+        (tmp_path / "lines.py").write_text(code)
+        runpy.run_path("lines.py", {"FOLDER": str(folder)})
     assert (tmp_path / "coloured.png").exists() == (kind == "colorizer")
     words = {"run": folder, "output": tmp_path / "drawn", "device": "cpu"}
     assert predicted(**words, input=None if kind == "generator" else "photo.jpg") == 0

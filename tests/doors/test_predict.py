@@ -17,7 +17,7 @@ from lightning_modules.base import TranslationModule
 from lightning_modules.options import option
 from runs.load import Run
 from tests.doors.calls import predicted
-from tests.runs.saved_runs import save_autoencoder, save_colorizer, save_latent_diffusion
+from tests.runs.saved_runs import save_autoencoder, save_bridge, save_colorizer, save_latent_diffusion
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +231,32 @@ def test_an_empty_folder_is_named(run_dir, tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(ValueError, match="is empty"):
         colored(run_dir, tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ({"guidance": 3}, "guidance=3 has no effect here, as it strengthens a prompt .*; give prompt="),
+        ({"guidance": 3, "prompt": "a", "negative_prompt": "a"}, "guidance=3 has no effect here"),
+        (
+            {"guidance": 1, "prompt": "a", "negative_prompt": "b"},
+            "negative_prompt= has no effect at guidance 1",
+        ),
+    ],
+)
+@pytest.mark.parametrize("save", [save_bridge, save_latent_diffusion])
+def test_what_would_change_nothing_is_refused(tmp_path, save, words, text):
+    photo(16, 16).save(tmp_path / "a.png")
+    given = {"input": tmp_path} if save is save_bridge else {}
+    with pytest.raises(ValueError, match=text):
+        predicted(run=save(tmp_path / "x"), output=tmp_path / "out", device="cpu", **given, **words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("size", "near"), [("17x40", "16x40"), ("1x5", "8x8")])
+def test_a_size_off_the_grid_is_refused(tmp_path, size, near):
+    with pytest.raises(ValueError, match=f"size={size} is not on the grid of 8 pixels .*; give size={near}"):
+        predicted(run=save_latent_diffusion(tmp_path), output=tmp_path / "out", device="cpu", size=size)
 
 
 def test_latent_diffusion_takes_a_prompt_alone(tmp_path):
