@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,12 @@ from typing import BinaryIO
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` after the block, synced to disk.
 
-    If the block raises, `path` is as before; after a kill a draft named `.NAME.tmp` may lie beside it.
+    If the block raises, `path` is as before; after a kill a draft named `.NAME.tmp` may lie beside it, or `.HASH.tmp` of a
+    name that leaves no room.
     """
-    draft = path.with_name(f".{path.name}.tmp")
+    name = os.fsencode(path.name)
+    short = path.name if len(name) <= 250 else hashlib.sha256(name).hexdigest()
+    draft = path.with_name(f".{short}.tmp")
     try:
         with open(draft, "wb") as file:
             yield file

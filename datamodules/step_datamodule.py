@@ -64,7 +64,7 @@ class StepDataModule(LightningDataModule):
         """Batches of the whole run, from the first one that was not consumed yet.
 
         Raises:
-            ValueError: Without trainer.max_steps, or if the run being resumed had other data, batch sizes or
+            ValueError: Without trainer.max_steps, or if the run being resumed is beyond it or had other data, batch sizes or
                 accumulation.
         """
         trainer, dataset = self.trainer, self.train_dataset
@@ -73,6 +73,11 @@ class StepDataModule(LightningDataModule):
         if trainer.max_steps < 1:
             raise ValueError(
                 "the order of batches needs the length of the run; set trainer.max_steps above 0"
+            )
+        if trainer.global_step > trainer.max_steps:  # nothing would be trained
+            raise ValueError(
+                f"the checkpoint is at step {trainer.global_step}, beyond trainer.max_steps={trainer.max_steps}; set "
+                f"trainer.max_steps above {trainer.global_step} to train further"
             )
         sampler = StepBatchSampler(
             len(dataset),

@@ -22,6 +22,7 @@ from doors.options import (
 from doors.predict import pick_device
 from doors.report import write_report
 from lightning_modules.base import TranslationModule
+from lightning_modules.options import path
 from runs.build import build
 from runs.choices import CONF, nearest
 from runs.config import override, stamp
@@ -49,7 +50,7 @@ def parse_methods(text: str, shared: Mapping[str, str]) -> list[Plan]:
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, _, listed = (word.strip() for word in part.partition("="))
         found = [run.strip().partition("@") for run in listed.split("|")]
-        runs = [run for run, _, _ in found]
+        runs = [path(run) for run, _, _ in found]
         if not (name and all(runs)):
             raise ValueError(
                 f"methods= has '{part}', which is not of the form NAME=RUN or NAME=RUN|RUN; put a semicolon between methods"

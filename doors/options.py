@@ -4,15 +4,17 @@ Nothing here imports torch, so that `--help` answers at once.
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from lightning_modules.options import option
+from lightning_modules.options import option, path
 from runs.choices import nearest
 
 Options = TypeVar("Options")
@@ -33,13 +35,40 @@ _KINDS: dict[Any, tuple[Callable[[str], Any], str]] = {
 }
 
 
+# Of an `output=` that asks for one file, where all doors write a folder.
+_FILES = "png jpg jpeg tif tiff webp bmp gif avif html json csv txt zip safetensors ckpt pt bin"
+
+
+def folder(text: str) -> str:
+    """A folder to write into.
+
+    Raises:
+        ValueError: it is or lies in a file, has the name of one, or nothing can be written there.
+    """
+    place = Path(path(text))
+    there = next((p for p in (place, *place.absolute().parents) if p.exists()), place)
+    if there.exists() and not there.is_dir():
+        raise ValueError(f"output={text}: {there} is a file; give a folder for the results")
+    if not place.exists() and place.suffix[1:].lower() in _FILES.split():
+        raise ValueError(
+            f"output={text} is the name of a file; give a folder for the results, such as output={place.with_suffix('')}"
+        )
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"output={text}: nothing can be written into {there}; give another folder")
+    return str(place)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
     """Of predict.py."""
 
-    run: str = option(_RUN)
-    output: str = option("folder for the results: STEM.png, and NAME/STEM.png for further kinds")
-    input: str | None = option("a photo or a folder of photos, for all methods but those that generate", None)
+    run: str = option(_RUN, parse=path)
+    output: str = option(
+        "folder for the results: STEM.png, and NAME/STEM.png for further kinds", parse=folder
+    )
+    input: str | None = option(
+        "a photo or a folder of photos, for all methods but those that generate", None, parse=path
+    )
     format: str = option("png or tiff", "png")
     max_pixels: int = option("larger photos are refused before decoding", 64_000_000)
     device: str = option("auto, cpu, cuda ...", "auto")
@@ -58,7 +87,9 @@ class MeasureOptions:
     split: str = option("val or test", "test")
     limit: int | None = option("first so many images of the split; all if not given", None)
     device: str = option("auto, cpu, cuda ...", "auto")
-    output: str | None = option("folder of the report; a new one under outputs/ if not given", None)
+    output: str | None = option(
+        "folder of the report; a new one under outputs/ if not given", None, parse=folder
+    )
 
     def __post_init__(self) -> None:
         if self.split not in ("val", "test"):
@@ -73,7 +104,7 @@ class MeasureOptions:
 class EvaluateOptions(MeasureOptions):
     """Of evaluate.py."""
 
-    run: str = option(_RUN)
+    run: str = option(_RUN, parse=path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +119,8 @@ class CompareOptions(MeasureOptions):
 class ExportOptions:
     """Of export.py."""
 
-    run: str = option(_RUN)
-    output: str = option("folder to write; it must not exist yet or be empty")
+    run: str = option(_RUN, parse=path)
+    output: str = option("folder to write; it must not exist yet or be empty", parse=folder)
     dtype: str = option("float32, float16 or bfloat16 of the stored weights", "float32")
 
 
@@ -125,10 +156,15 @@ def parse(kind: type[Options], arguments: Sequence[str], usage: str) -> Words[Op
     method: dict[str, str] = {}
     overrides: list[str] = []
     protocol: dict[str, str] = {}
+    seen: dict[str, str] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"'{word}' is not of the form key=value; {usage}")
+        if key in seen:
+            hint = "; several photos are a folder" if key == "input" else ""
+            raise ValueError(f"{key}= is given twice, as {seen[key]} and {word}; give it once{hint}")
+        seen[key] = word
         if issubclass(kind, MeasureOptions):
             key = _EARLIER_PROTOCOL.get(key, key)
         if key in fields:
@@ -208,7 +244,7 @@ def _help(kind: type, usage: str, words: Sequence[str]) -> str:
 def _named_methods(words: Sequence[str]) -> list[Any]:
     """The classes of the runs in run= and methods=, each once."""
     given = {key: text for key, _, text in (word.partition("=") for word in words) if text}
-    runs = [given["run"]] if "run" in given else []
+    runs = [path(given["run"])] if "run" in given else []
     if "methods" in given:
         from doors.compare import parse_methods
 

@@ -1,6 +1,8 @@
 """Applies a trained module to files: its results for each photo, written at the size that the method gives them."""
 
+import hashlib
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +21,8 @@ from runs.load import load_run, module_class
 
 log = logging.getLogger(__name__)
 
+_NAME_BYTES = 255  # of a file's name on the usual file systems
+
 
 def predict(door: PredictOptions, texts: Mapping[str, str]) -> int:
     """Writes the results of each photo into the output folder and returns the number of files that could not be read.
@@ -30,12 +34,14 @@ def predict(door: PredictOptions, texts: Mapping[str, str]) -> int:
     if method.takes_input != (door.input is not None):
         need = "takes input=FILE_OR_DIR" if method.takes_input else "takes no input=; leave it out"
         raise ValueError(f"{method.__name__} {need}")
-    photos = _photos(door.input)
+    photos = _photos(door.input, Path(door.output))
     output = Output(Path(door.output), door.format, [path for path, _ in photos])
     for _, stem in photos:
-        output.check(output.place("", stem))
+        for name in output.names(stem, getattr(options, "num_samples", 1)):
+            output.check(output.place("", name))
     module = load_run(door.run).module.to(pick_device(door.device))
     module.check_options(options, is_folder=door.input is not None and Path(door.input).is_dir())
+    module.check_without_captions(options)
     options = module.prepare(options, lambda name: load_run(name).module)
     if not method.takes_input:
         output.write(module.results({"index": torch.tensor([0]), "name": ["sample"]}, options), "sample")
@@ -61,15 +67,18 @@ class Output:
     """
 
     def __init__(self, folder: Path, suffix: str, inputs: Sequence[Path] = ()) -> None:
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"output={folder} is a file; give a folder for the results")
         self.folder, self.suffix = folder, suffix
         self.num_files = 0
         self._taken = {path.resolve(): "the input" for path in inputs}
 
-    def place(self, kind: str, stem: str) -> Path:
-        """The file of one result; `kind` is "" for the main one, and `stem` may name a folder."""
-        return self.folder / kind / f"{stem}.{self.suffix}"
+    def names(self, stem: str, num_samples: int) -> list[str]:
+        """What the samples of one photo are called; where a name would be too long for a file it is cut."""
+        endings = [""] if num_samples == 1 else [f"_{index}" for index in range(num_samples)]
+        return [cut_name(stem, f"{ending}.{self.suffix}") + ending for ending in endings]
+
+    def place(self, kind: str, name: str) -> Path:
+        """The file of one result; `kind` is "" for the main one, and `name` may name a folder."""
+        return self.folder / kind / f"{name}.{self.suffix}"
 
     def check(self, path: Path) -> None:
         """Raises a ValueError for a file that is an input or that another result has."""
@@ -82,8 +91,7 @@ class Output:
         """Writes what `TranslationModule.results` gave for a batch of one."""
         for number, (kind, result) in enumerate(results.items()):
             samples = [result] if isinstance(result, (Tensor, Raster)) else list(result)
-            for index, sample in enumerate(samples):
-                name = stem if len(samples) == 1 else f"{stem}_{index}"
+            for name, sample in zip(self.names(stem, len(samples)), samples, strict=True):
                 path = self.place(kind if number else "", name)
                 self.check(path)
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,8 +121,21 @@ def _predict_photos(
     return num_failed
 
 
-def _photos(given: str | None) -> list[tuple[Path, str]]:
-    """Each photo with its path inside the output folder, without suffix; beside a.png, a.jpg is a_jpg."""
+def cut_name(stem: str, ending: str) -> str:
+    """A path's stem, with a hash in place of what makes its last part and the ending too long for a file's name."""
+    room = _NAME_BYTES - len(os.fsencode(ending))
+    name = os.fsencode(os.path.basename(stem))
+    if len(name) <= room:
+        return stem
+    digest = f"-{hashlib.sha256(name).hexdigest()[:8]}"
+    return os.path.join(os.path.dirname(stem), name[: room - len(digest)].decode(errors="ignore") + digest)
+
+
+def _photos(given: str | None, output: Path) -> list[tuple[Path, str]]:
+    """Each photo with its path inside the output folder, without suffix; beside a.png, a.jpg is a_jpg.
+
+    Of an output folder within the input the files are left out: they are results of an earlier call.
+    """
     if given is None:
         return []
     place = Path(given)
@@ -124,7 +145,10 @@ def _photos(given: str | None) -> list[tuple[Path, str]]:
         return [(place, place.stem)]
     taken: set[str] = set()
     named = []
+    results = None if output.resolve() == place.resolve() else output.resolve()
     for path in list_images(place):
+        if results is not None and path.resolve().is_relative_to(results):
+            continue
         stem = str(path.relative_to(place).with_suffix(""))
         if stem in taken:
             stem = f"{stem}_{path.suffix[1:]}"

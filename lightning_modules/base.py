@@ -34,7 +34,7 @@ class TranslationModule(LearningModule):
         Options: the words that predict, evaluate and compare take for this method.
         task: how its results are measured; None = not at all.
         takes_input: whether it works on a photo; False = it generates from nothing or a prompt.
-        pipeline: the class of diffusers that loads an export, if there is one.
+        pipeline: the class of diffusers that loads an export which has all its parts, if there is one.
         working_px: side of the images that it was trained on; set where a run is loaded.
     """
 
@@ -61,6 +61,9 @@ class TranslationModule(LearningModule):
     def check_options(self, options: Any, *, is_folder: bool) -> None:
         """Raises a ValueError for options that this model cannot follow or that would change nothing."""
 
+    def check_without_captions(self, options: Any) -> None:
+        """Raises a ValueError for options that change nothing where the data bring no captions, as in prediction."""
+
     def prepare(self, options: Any, load: Callable[[str], "TranslationModule"]) -> Any:
         """The options with what they name loaded; `load` gives the trained module of a run."""
         return options
@@ -74,8 +77,16 @@ class TranslationModule(LearningModule):
         return {}
 
     def exported(self) -> dict[str, ModelMixin | SchedulerMixin]:
-        """What export writes, by folder name, and a run of the export reads back."""
+        """The networks that make an export, by folder name, into which a run of the export reads its weights."""
         raise ValueError(f"{type(self).__name__} has no export")
+
+    def published(self) -> dict[str, ModelMixin | SchedulerMixin]:
+        """What export writes: `exported`, in the form that others' code takes and ours reads back."""
+        return self.exported()
+
+    def usage(self) -> str:
+        """What the README of an export says, in Markdown, beside how this project uses it."""
+        return ""
 
     @torch.no_grad()
     def sample_panels(self, batch: Batch) -> dict[str, Tensor]:

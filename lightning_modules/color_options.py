@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from lightning_modules.options import PromptOptions, option
+from lightning_modules.options import PromptOptions, option, path
 
 AUTO = "auto"
 
@@ -40,9 +40,12 @@ class ColorizationOptions(PromptOptions):
     ranker: str | None = option(
         "for chroma=auto: a run of vividness_ranker, or clip:FOLDER_OR_HUB_ID; vividness_ranker if not given",
         None,
+        parse=path,
     )
     mask: str | None = option(
-        "grey picture of the photo's size: white = colour here, black = keep the photo as it is", None
+        "grey picture of the photo's size: white = colour here, black = keep the photo as it is",
+        None,
+        parse=path,
     )
     # What `Colorizer.prepare` loads for chroma=auto.
     ranker_network: nn.Module | None = field(default=None, repr=False)

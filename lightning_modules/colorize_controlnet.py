@@ -3,8 +3,10 @@
 Shapes: B batch, H/W pixels, Z latent channels, h/w latent cells.
 """
 
+from copy import deepcopy
 from typing import Any, Literal
 
+import torch
 from diffusers import ControlNetModel, ModelMixin, SchedulerMixin
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,8 +15,32 @@ from color.lab import lightness
 from diffusion.choices import check_literal
 from lightning_modules.base import Batch
 from lightning_modules.colorizer import Colorizer
+from networks.rgb_condition import takes_grey, takes_rgb
 
 GuidanceDrops = Literal["prompt", "cond", "both"]
+
+_USAGE = """With diffusers' pipeline the condition is lightness, L* of Lab, as a grey picture; of the drawn picture only
+the colour counts:
+
+```python
+import numpy as np
+from diffusers import StableDiffusionControlNetPipeline
+from PIL import Image
+from skimage.color import lab2rgb, rgb2lab
+
+pipe = StableDiffusionControlNetPipeline.from_pretrained(FOLDER)
+photo = Image.open("photo.jpg").convert("RGB").resize(({side}, {side}))  # sides are multiples of {grid}
+star = rgb2lab(np.asarray(photo))[..., 0]
+cond = Image.fromarray((star * 2.55).round().astype("uint8"))
+drawn = pipe(
+    "", image=cond, num_inference_steps={steps}, guidance_scale=1.0, controlnet_conditioning_scale={scale}
+).images[0]
+lab = np.dstack([star, rgb2lab(np.asarray(drawn))[..., 1:]])
+Image.fromarray((lab2rgb(lab) * 255).round().astype("uint8")).save("coloured.png")
+```
+
+The pipeline's guidance keeps the condition on both branches, as module.guidance_drops=prompt does here.
+"""
 
 
 class ColorizeControlNet(Colorizer):
@@ -54,6 +80,7 @@ class ColorizeControlNet(Colorizer):
         self.controlnet = ControlNetModel.from_unet(
             unet, conditioning_channels=1, conditioning_embedding_out_channels=tuple(widths)
         )
+        takes_grey(self.controlnet)
         self.mid_control_only, self.cond_scale = mid_control_only, cond_scale
         self.guidance_drops: GuidanceDrops = guidance_drops
         decoder = [unet.up_blocks, unet.conv_norm_out, unet.conv_out] if train_decoder else []
@@ -85,6 +112,9 @@ class ColorizeControlNet(Colorizer):
             mid_block_additional_residual=padded(mid, len(x_t)).to(dtype),
         ).sample
 
+    def guides_by_text(self) -> bool:
+        return self.guidance_drops == "prompt"
+
     def negative(self, condition: dict[str, Any], prompt: str) -> dict[str, Any]:
         if self.guidance_drops == "prompt":
             return super().negative(condition, prompt)
@@ -99,6 +129,18 @@ class ColorizeControlNet(Colorizer):
 
     def exported(self) -> dict[str, ModelMixin | SchedulerMixin]:
         return super().exported() | {"controlnet": self.controlnet}
+
+    @torch.no_grad()
+    def published(self) -> dict[str, ModelMixin | SchedulerMixin]:
+        controlnet = takes_rgb(deepcopy(self.controlnet))
+        for zeroed in controlnet.controlnet_down_blocks.parameters() if self.mid_control_only else ():
+            zeroed.zero_()  # of the pipeline all residuals reach the base
+        return self.exported() | {"controlnet": controlnet}
+
+    def usage(self) -> str:
+        grid, steps = self.grid_px(), getattr(self.sampler, "num_steps", 20)
+        side = -(-(self.working_px or grid) // grid) * grid
+        return _USAGE.format(side=side, grid=grid, steps=steps, scale=self.cond_scale)
 
 
 def padded(residual: Tensor, count: int) -> Tensor:

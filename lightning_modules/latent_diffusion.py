@@ -30,7 +30,7 @@ class GenerationOptions(PromptOptions):
     """Sampling and the size of the result."""
 
     size: tuple[int, int] | None = option(
-        "HxW of the result, rounded to the model's grid; the run's own if not given", None, parse=size
+        "HxW of the result, multiples of the model's grid; the run's own if not given", None, parse=size
     )
 
 
@@ -61,15 +61,27 @@ class LatentDiffusion(StableDiffusion):
         text = [text_encoder] if train_text_encoder and text_encoder is not None else []
         self.train_only(self.parts.unet, *text)
 
+    def check_options(self, options: Any, *, is_folder: bool) -> None:
+        super().check_options(options, is_folder=is_folder)
+        if options.size and options.size != self.on_grid(options.size):
+            asked, near = ("x".join(map(str, pair)) for pair in (options.size, self.on_grid(options.size)))
+            raise ValueError(
+                f"size={asked} is not on the grid of {self.grid_px()} pixels that the model draws on; give size={near}"
+            )
+
+    def on_grid(self, size_px: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) rounded to the model's grid."""
+        grid = self.grid_px()
+        height, width = (max(grid, round(side / grid) * grid) for side in size_px)
+        return height, width
+
     @torch.no_grad()
     def generate(
         self, prompts: list[str], numbers: list[int], size_px: tuple[int, int], options: Any
     ) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] of B prompts; H and W as asked, rounded to the model's grid."""
-        grid = self.grid_px()
-        height, width = (max(grid, round(side / grid) * grid) for side in size_px)
         denoise = self.guided({"text": self.embed(prompts)}, options)
-        return self.codec.to_picture(self.draw_from_noise(denoise, (height, width), numbers, options))
+        return self.codec.to_picture(self.draw_from_noise(denoise, self.on_grid(size_px), numbers, options))
 
     def results(self, batch: Batch, options: Any) -> Results:
         count, num = len(batch["index"]), options.num_samples

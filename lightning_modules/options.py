@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os.path
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,11 @@ def option(
             the field's type (str, int or float).
     """
     return dataclasses.field(default=default, metadata={"help": help, "parse": parse})
+
+
+def path(text: str) -> str:
+    """A path of a user's: a shell leaves the `~` behind `KEY=` as it is."""
+    return os.path.expanduser(text)
 
 
 @dataclass(frozen=True, kw_only=True)

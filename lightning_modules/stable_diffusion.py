@@ -70,6 +70,23 @@ class StableDiffusion(DiffusionModule):
             raise ValueError(
                 f"{type(self).__name__} has no text encoder here, so a prompt has no effect; leave it out"
             )
+        scale = self.guidance_scale if options.guidance is None else options.guidance
+        if options.negative_prompt and scale == 1:
+            raise ValueError(
+                "negative_prompt= has no effect at guidance 1, which is off; set guidance= to another number, or leave it out"
+            )
+
+    def guides_by_text(self) -> bool:
+        """Whether the two branches of guidance differ in their texts alone."""
+        return True
+
+    def check_without_captions(self, options: Any) -> None:
+        is_set = options.guidance not in (None, 1)
+        if is_set and self.guides_by_text() and options.prompt == options.negative_prompt:
+            raise ValueError(
+                f"guidance={options.guidance:g} has no effect here, as it strengthens a prompt and there is none that differs "
+                "from negative_prompt; give prompt=, or leave guidance out"
+            )
 
     def condition(self, batch: Batch) -> dict[str, Any]:
         return {"text": self.embed(self.prompts(batch))}

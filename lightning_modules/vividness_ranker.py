@@ -88,6 +88,11 @@ class VividnessRanking(TranslationModule):
         picked = torch.stack(candidates)[scores.argmax(0), torch.arange(len(image))]
         return {f"chroma x {s:g}": c for s, c in zip(scales, candidates, strict=True)} | {"picked": picked}
 
+    def usage(self) -> str:
+        return (
+            "```\npython predict.py run=COLORIZER input=photo.jpg output=DIR chroma=auto ranker=FOLDER\n```"
+        )
+
     def exported(self) -> dict[str, ModelMixin | SchedulerMixin]:
         return {"ranker": self.ranker}
 

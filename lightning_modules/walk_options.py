@@ -9,7 +9,7 @@ from diffusion.bridge_paths import BridgePath
 from diffusion.bridge_samplers import BridgeSampler
 from lightning_modules.color_edits import read_hints
 from lightning_modules.color_options import ColorizationOptions
-from lightning_modules.options import option
+from lightning_modules.options import option, path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,7 @@ class WalkOptions(ColorizationOptions):
     hints: str | None = option(
         "known colours: PNG of the photo's size, opaque where known, or points as in 'x,y,#rrggbb; x,y,radius,#rrggbb'",
         None,
+        parse=path,
     )
     start: float = option(
         "1 from grey; less = the photo has kept 1 - start of its colour, go on from there", 1.0

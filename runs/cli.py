@@ -175,7 +175,7 @@ class Launch:
         try:
             plain = _placed(config)
             try:
-                check_single_process(plain)
+                check_single_process(plain, overrides)
             except ValueError as error:  # each job would be refused alike
                 sys.exit(f"error: {error}")
             from runs.training import train

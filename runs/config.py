@@ -14,6 +14,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from runs.build import ROOT, check_plain, values
 from runs.choices import groups, is_typo, nearest_key, options
+from runs.limits import check_complete
 from runs.moved import upgraded
 from runs.schema import accepts, check_config
 from runs.words import WRITTEN_KEYS, as_text, is_path, readable
@@ -34,6 +35,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
         raise ValueError(
             f"no experiment chosen; add experiment=NAME with one of: {', '.join(options('experiment'))}"
         )
+    check_complete(config)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         verb = "has no value" if len(missing) == 1 else "have no value"

@@ -83,7 +83,10 @@ def locate(source: str) -> Path:
         return found
     if any(path.glob("*/*.safetensors")):
         return path
-    raise FileNotFoundError(f"run={source} holds no checkpoints/best.ckpt or last.ckpt; train it first")
+    outer = f"; give run={path.parent}" if (path.parent / "config.yaml").is_file() else "; train it first"
+    raise FileNotFoundError(
+        f"run={source} holds no checkpoints/best.ckpt or last.ckpt, and no export's folders of weights{outer}"
+    )
 
 
 def resolve_shipped_paths(node: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from runs.build import OWN_ROOMS, check_plain, check_targets, located, nodes, values
 from runs.choices import nearest, train_keys
+from runs.limits import check_limits
 from runs.words import is_path
 
 _HYDRA_KEYS = {"_target_", "_partial_"}
@@ -50,6 +51,7 @@ def check_config(config: dict[str, Any]) -> None:
     for node, path in nodes(config, ""):
         if "_target_" in node:
             _check_arguments(node, path)
+    check_limits(config)
 
 
 def accepts(config: Any, path: str) -> bool:

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +41,12 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def check_single_process(config: dict[str, Any]) -> None:
-    """A sweep's job may not start further processes: they would run the whole sweep again."""
+def check_single_process(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
+    """A sweep's job may not start further processes: they would run the whole sweep again. Nor has it a `run_dir=`."""
+    if any(word.lstrip("+").startswith("run_dir=") for word in overrides):
+        raise ValueError(
+            "run_dir= has no effect in a sweep (-m), which numbers its runs' folders; set hydra.sweep.dir=DIR instead"
+        )
     trainer = config["trainer"]
     # As Lightning reads them: 1 and "1" are counts, [0] and "0," name the devices.
     is_one_device = re.fullmatch(r"1|\[\d+\]|\d+,", str(trainer.get("devices", 1)))

@@ -48,10 +48,15 @@ def test_words_become_typed_values_and_other_words_are_kept():
     assert (found.method, found.protocol) == ({"steps": "5"}, {"crop": "center"})
 
 
-def test_defaults_nothing_and_the_last_word():
+def test_defaults_and_nothing():
     assert parse(Options, ["name=a", "text=", "limit=null"], USAGE).door == Options(name="a")
     assert parse(Options, ["name=a", "limit="], USAGE).door.limit is None
-    assert parse(Options, ["name=a", "count=1", "count=2"], USAGE).door.count == 2
+
+
+@pytest.mark.parametrize("words", [("count=1", "count=2"), ("steps=1", "steps=1"), ("a.b=1", "a.b=2")])
+def test_a_word_given_twice_is_refused(words):
+    with pytest.raises(ValueError, match=f"= is given twice, as {words[0]} and {words[1]}; give it once$"):
+        parse(Options, ["name=a", *words], USAGE)
 
 
 def test_a_method_has_its_own_words():

@@ -17,7 +17,7 @@ from lightning_modules.base import TranslationModule
 from lightning_modules.options import option
 from runs.load import Run
 from tests.doors.calls import predicted
-from tests.runs.saved_runs import save_autoencoder, save_colorizer, save_latent_diffusion
+from tests.runs.saved_runs import save_autoencoder, save_bridge, save_colorizer, save_latent_diffusion
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +145,63 @@ def test_files_that_differ_in_the_suffix_alone_stay_apart(run_dir, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out" / "deep").iterdir()) == ["a.png", "a_png.png", "b.v1.png"]
 
 
+@pytest.mark.parametrize("num_samples", [1, 2])
+@pytest.mark.parametrize("stem", ["n" * 251, "\u00e9" * 125, "z" * 248])
+def test_a_name_as_long_as_a_file_may_have_is_cut_and_the_others_go_on(run_dir, tmp_path, stem, num_samples):
+    (tmp_path / "in").mkdir()
+    for name in (stem, f"{stem[:-1]}x", "a"):
+        photo(16, 16).save(tmp_path / "in" / f"{name}.png")
+    assert colored(run_dir, tmp_path / "in", tmp_path / "out", num_samples=num_samples) == 0
+    written = [path.name for path in (tmp_path / "out").iterdir()]
+    assert len(written) == 3 * num_samples
+    assert sum(name.startswith(stem[:100]) for name in written) == 2 * num_samples
+    if num_samples == 1 and len(stem.encode()) <= 251:
+        assert {path.name for path in (tmp_path / "in").iterdir()} == set(written)
+
+
+def test_the_home_folder_is_where_paths_say(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").symlink_to(run_dir)
+    for name in ("a.png", "mask.png"):
+        photo(16, 16).convert("L").save(tmp_path / name)
+    words = {"input": "~/a.png", "output": "~/out", "run": "~/run", "mask": "~/mask.png"}
+    assert predicted(short_px=16, device="cpu", **words) == 0
+    assert (tmp_path / "out" / "a.png").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_results_are_compared_with_the_inputs_not_the_inputs_names(run_dir, tmp_path):
+    photo(16, 16).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(ValueError, match="would overwrite the input a.png; give another folder"):
+        colored(run_dir, tmp_path / "a.png", tmp_path)
+    assert colored(run_dir, tmp_path / "a.png", tmp_path, num_samples=2) == 0
+    assert colored(run_dir, tmp_path / "a.png", tmp_path, format="tiff") == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"a.png", "a_0.png", "a_1.png", "a.tiff"}
+    with pytest.raises(ValueError, match="would overwrite the input a_0.png"):
+        colored(run_dir, tmp_path, tmp_path, num_samples=2)
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_results_within_the_input_folder_are_no_inputs(run_dir, tmp_path):
+    photo(16, 16).save(tmp_path / "a.png")
+    for _ in range(2):
+        assert colored(run_dir, tmp_path, tmp_path / "out") == 0
+    assert [p.relative_to(tmp_path).as_posix() for p in (tmp_path / "out").rglob("*.png")] == ["out/a.png"]
+
+
 @pytest.mark.parametrize(
     ("settings", "kind", "text"),
     [
+        (
+            {"output": "x.png"},
+            ValueError,
+            "output=x.png is the name of a file; give a folder .* such as output=x",
+        ),
+        ({"output": "x/y.tiff"}, ValueError, "is the name of a file; give a folder .* such as output=x/y"),
+        ({"output": __file__}, ValueError, "is a file; give a folder for the results"),
+        ({"output": f"{__file__}/out"}, ValueError, "is a file; give a folder for the results"),
         ({"num_samples": 0}, ValueError, "num_samples=0 asks for no result"),
         ({"steps": 0}, ValueError, "steps=0 is not a whole number of at least 1"),
         ({"steps": 5000}, ValueError, "num_steps is 5000, but the path has 1000 timesteps; give that many"),
@@ -177,6 +231,32 @@ def test_an_empty_folder_is_named(run_dir, tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(ValueError, match="is empty"):
         colored(run_dir, tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ({"guidance": 3}, "guidance=3 has no effect here, as it strengthens a prompt .*; give prompt="),
+        ({"guidance": 3, "prompt": "a", "negative_prompt": "a"}, "guidance=3 has no effect here"),
+        (
+            {"guidance": 1, "prompt": "a", "negative_prompt": "b"},
+            "negative_prompt= has no effect at guidance 1",
+        ),
+    ],
+)
+@pytest.mark.parametrize("save", [save_bridge, save_latent_diffusion])
+def test_what_would_change_nothing_is_refused(tmp_path, save, words, text):
+    photo(16, 16).save(tmp_path / "a.png")
+    given = {"input": tmp_path} if save is save_bridge else {}
+    with pytest.raises(ValueError, match=text):
+        predicted(run=save(tmp_path / "x"), output=tmp_path / "out", device="cpu", **given, **words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("size", "near"), [("17x40", "16x40"), ("1x5", "8x8")])
+def test_a_size_off_the_grid_is_refused(tmp_path, size, near):
+    with pytest.raises(ValueError, match=f"size={size} is not on the grid of 8 pixels .*; give size={near}"):
+        predicted(run=save_latent_diffusion(tmp_path), output=tmp_path / "out", device="cpu", size=size)
 
 
 def test_latent_diffusion_takes_a_prompt_alone(tmp_path):

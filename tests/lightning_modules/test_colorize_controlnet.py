@@ -138,7 +138,7 @@ def test_plain_diffusers_draws_the_same_pixels_from_the_export(tmp_path):
     start = randn((4, 8, 8), module.generators([3, 4], 0))
     theirs = pipe(
         captions,
-        image=given,
+        image=given.expand(-1, 3, -1, -1),
         negative_prompt=["grey"] * 2,
         latents=start,
         num_inference_steps=3,
@@ -179,7 +179,7 @@ def test_a_stable_diffusion_folder_serves_as_base_and_exports_its_pixels(tmp_pat
     ours = module.codec.to_picture(colors(module, batch, captions, steps=3, guidance=2.0))
     theirs = pipe(
         captions,
-        image=given,
+        image=given.expand(-1, 3, -1, -1),
         latents=randn((4, 8, 8), module.generators([1, 2], 0)),
         num_inference_steps=3,
         guidance_scale=2.0,

@@ -82,6 +82,74 @@ A = "experiment=autoencoder"
             "which is no class that this project defines; did you mean 'lightning_modules.autoencoder.Autoencoder'?",
         ),
         ((A, "ckpt_path=nothing.ckpt"), "error: ckpt_path=nothing.ckpt is no checkpoint file"),
+        (
+            (A, "trainer.max_steps=-1"),
+            "error: trainer.max_steps is -1, expected a whole number of at least 1: order,",
+        ),
+        ((A, "trainer.max_steps=0"), "error: trainer.max_steps is 0, expected a whole number of at least 1"),
+        ((A, "~trainer.max_steps"), "error: trainer.max_steps is -1, expected a whole number of at least 1"),
+        (
+            (A, "trainer.max_epochs=3"),
+            "error: trainer.max_epochs is 3, expected -1, as a run counts optimiser steps",
+        ),
+        ((A, "+trainer.min_epochs=1"), "error: trainer.min_epochs is 1, expected null, as a run counts"),
+        (
+            (A, "trainer.check_val_every_n_epoch=5"),
+            "error: trainer.check_val_every_n_epoch is 5, expected null",
+        ),
+        ((A, "trainer.precision=bf16-true"), "is 'bf16-true', expected 32-true, bf16-mixed or 16-mixed"),
+        ((A, "trainer.precision=16-true"), "is '16-true', expected 32-true, bf16-mixed or 16-mixed"),
+        (
+            (A, "trainer.val_check_interval=0"),
+            "error: trainer.val_check_interval is 0, expected training batches",
+        ),
+        ((A, "trainer.val_check_interval=-1"), "error: trainer.val_check_interval is -1, expected training"),
+        (
+            (A, "trainer.val_check_interval=0.5"),
+            "error: trainer.val_check_interval is 0.5, expected training",
+        ),
+        ((A, "trainer.accumulate_grad_batches=0"), "error: trainer.accumulate_grad_batches is 0, expected a"),
+        (
+            (A, "trainer.accumulate_grad_batches=null"),
+            "error: trainer.accumulate_grad_batches is null, expected a",
+        ),
+        (
+            (A, "trainer.log_every_n_steps=0"),
+            "error: trainer.log_every_n_steps is 0, expected a whole number",
+        ),
+        (
+            (A, "+trainer.limit_train_batches=0"),
+            "error: trainer.limit_train_batches is 0, expected more than 0",
+        ),
+        ((A, "+trainer.max_time=60"), "error: trainer.max_time is 60, expected DAYS:HOURS:MINUTES:SECONDS"),
+        ((A, "+trainer.strategy=ddp_spawn"), "error: trainer.strategy is 'ddp_spawn', expected ddp"),
+        (
+            (A, "+trainer.logger=false"),
+            "error: trainer.logger is False, expected no value, as it has no effect here",
+        ),
+        (
+            (A, "seed=18446744073709551616"),
+            "error: seed is 18446744073709551616, expected a whole number from 0",
+        ),
+        ((A, "seed=4294967296"), "error: seed is 4294967296, expected a whole number from 0 to 4294967295"),
+        ((A, "seed=-1"), "error: seed is -1, expected a whole number from 0 to 4294967295"),
+        (
+            (A, "datamodule.seed=18446744073709551616"),
+            "error: datamodule.seed is 18446744073709551616, expected",
+        ),
+        (
+            (A, "~logger"),
+            "has no logger, and a run needs one; instead of ~logger choose one: logger= csv, none",
+        ),
+        (
+            (A, "~callbacks"),
+            "has no callbacks, and a run needs one; instead of ~callbacks choose one: callbacks= ",
+        ),
+        (
+            (A, "~trainer"),
+            "error: the config has no trainer, and a run needs one; instead of ~trainer choose",
+        ),
+        ((A, "~seed"), "error: the config has no seed, and a run needs one; leave out ~seed"),
         (("resume=nothing",), "error: nothing is no run folder: it has no config.yaml"),
         (("-m", "resume=nothing"), "error: resume=RUN_DIR continues one run; leave out -m"),
         (("-m", A, "seed=1,2", "trainer.devices=2"), "error: a sweep (-m) trains each job in one process"),
@@ -103,6 +171,7 @@ def test_the_documented_errors_are_those_of_the_doors(door) -> None:
         (A, "trainer.max_step=2"),
         (A, "trainer.max_steps=fast"),
         (A, "datamodule=photos"),
+        (A, "trainer.precision=bf16-true"),
         (A, "module._target_=os.system"),
         (A, "module.vae._target_=reliability.checkpoints.torch.load"),
         (A, "module._target_=callbacks.ema.EMA"),

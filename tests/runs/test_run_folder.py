@@ -51,6 +51,11 @@ def test_a_run_leaves_its_files_and_can_be_rebuilt_and_resumed(door, tmp_path: P
     assert "resumed at step 2" in (run_dir / "train.log").read_text()
     assert load_config(run_dir)["trainer"]["max_steps"] == 3
 
+    # fewer steps than were made, in the folder or from its checkpoint
+    beyond = "error: the checkpoint is at step 3, beyond trainer.max_steps=2; set trainer.max_steps above 3"
+    assert door("resume=run", "trainer.max_steps=2").startswith(beyond)
+    assert door(*TINY, "run_dir=beyond", "ckpt_path=run/checkpoints/last.ckpt").startswith(beyond)
+
     # a moved folder and a start from its checkpoint in a new one
     moved = run_dir.rename(run_dir.with_name("moved"))
     assert door("resume=moved", "trainer.max_steps=4") == 0

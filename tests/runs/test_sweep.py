@@ -92,6 +92,14 @@ def test_a_sweep_of_several_processes_is_refused_with_advice(
     )
 
 
+@pytest.mark.parametrize("word", ["run_dir=mine", "run_dir=a,b", "++run_dir=mine"])
+def test_a_sweeps_folder_is_not_run_dir(door, word: str, tmp_path: Path) -> None:
+    assert door("-m", "experiment=autoencoder", "seed=1,2", word) == (
+        "error: run_dir= has no effect in a sweep (-m), which numbers its runs' folders; set hydra.sweep.dir=DIR instead"
+    )
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
 @pytest.mark.parametrize("devices", [1, "1", [0], "0,", [3]])
 def test_one_device_may_be_named_in_every_way(devices: object, monkeypatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
