@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 
+from networks.foreign_models import load_weights
+
 
 class TextEncoder(nn.Module):
     """Tokenizer and encoder as one: captions in, token states out.
@@ -71,7 +73,7 @@ class TextEncoder(nn.Module):
         )
         # transformers would otherwise keep the precision of the file.
         at |= {"dtype": torch.float32, "use_safetensors": use_safetensors}
-        model = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", **at)
+        model = load_weights(CLIPTextModel, source, subfolder="text_encoder", **at)
         return cls(model, tokenizer)
 
     @property
