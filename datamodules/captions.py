@@ -2,28 +2,35 @@
 
 import json
 import logging
+import posixpath
 import re
-from collections.abc import Callable
+import unicodedata
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import Any
 
-from datamodules.image_files import split_folders
+from datamodules.image_files import printable, split_folders
 
 log = logging.getLogger(__name__)
 
 _VOWEL = re.compile(r"(?!uni|use|usu|eu|one\b|once\b)([aeiou]|hour|honest|heir)", re.IGNORECASE)
+_NUM_SHOWN = 3  # names in a message
+
+Subject = str | tuple[str, ...]
+"""What a photo shows; of several texts training draws one for each sample and evaluation takes the first."""
 
 
 @dataclass(frozen=True)
 class PhotoCaption:
     """The parts of one photo's caption."""
 
-    subject: str = ""  # what the photo shows
+    subject: Subject = ""
     colors: tuple[str, ...] = ()  # names of its main colours, most frequent first
 
-    def text(self, *, with_subject: bool = True, with_colors: bool = True) -> str:
+    def text(self, *, with_subject: bool = True, with_colors: bool = True, share: float = 0.0) -> str:
         """The chosen parts joined by a comma; a part that is all there is stays, so only empty captions are empty.
+
+        `share` in [0, 1) says which of several subjects.
 
         Example:
             >>> PhotoCaption("a photo of a rose", ("red", "green")).text()
@@ -31,8 +38,11 @@ class PhotoCaption:
         """
         *first, last = self.colors or ("",)
         colors = f"{', '.join(first)} and {last}" if first else last
-        parts = [self.subject if with_subject else "", colors if with_colors else ""]
-        return ", ".join(filter(None, parts)) or self.subject or colors
+        subject = self.subject
+        if isinstance(subject, tuple):
+            subject = subject[int(share * len(subject))]
+        parts = [subject if with_subject else "", colors if with_colors else ""]
+        return ", ".join(filter(None, parts)) or subject or colors
 
 
 def singular(word: str) -> str:
@@ -68,7 +78,7 @@ def class_folder(path: Path, *, root: Path, splits: list[str]) -> str:
     folders = path.relative_to(root).parts[:-1]
     if folders and folders[0] in splits:
         folders = folders[1:]
-    return folders[-1] if folders else ""
+    return printable(Path(folders[-1])) if folders else ""
 
 
 def class_captions(paths: list[Path], *, root: Path, template: str) -> list[str]:
@@ -83,9 +93,13 @@ def class_captions(paths: list[Path], *, root: Path, template: str) -> list[str]
     return [class_caption(folder, template=template) for folder in folders]
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Captions by file name of a metadata.jsonl, if there is one: `file_name` and `text` in each line (ImageFolder)."""
-    captions: dict[str, str] = {}
+def read_metadata(path: Path) -> dict[str, Subject]:
+    """Captions by normalised file name of a metadata.jsonl, if there is one: `file_name` and `text` in each line (ImageFolder).
+
+    Raises:
+        ValueError: For a line that is something else, and for a second line about one file.
+    """
+    captions: dict[str, Subject] = {}
     content = path.read_bytes() if path.is_file() else b""
     # Not splitlines: it also breaks at U+2028, which may stand inside a JSON string.
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
@@ -93,38 +107,75 @@ def read_metadata(path: Path) -> dict[str, str]:
             continue
         try:
             entry = json.loads(line)
-            captions[str(entry["file_name"])] = str(entry["text"])
+            name, subject = normalised(entry["file_name"]), _subject(entry["text"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"line {number} of {str(path)!r} is not a JSON object with the keys file_name and text: {line[:80]!r}"
+                f"line {number} of {str(path)!r} is not a JSON object with the keys file_name and text, which is a string, "
+                f"a list of strings, or null for none: {line[:80]!r}"
             ) from error
+        if name in captions:
+            raise ValueError(
+                f"line {number} of {str(path)!r} is the second one for {entry['file_name']!r}; give several captions of one "
+                "photo as a list in one line"
+            )
+        captions[name] = subject
     return captions
 
 
-def metadata_captions(paths: list[Path], *, root: Path) -> list[str]:
+def normalised(name: str) -> str:
+    """A relative file name as it is compared: in Unicode's composed form, with single slashes and without `./`."""
+    return posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
+
+
+def _subject(text: Any) -> Subject:
+    """The captions of a line; ValueError or TypeError for what is no text."""
+    texts = ["" if one is None else one for one in (text if isinstance(text, list) else [text])]
+    for one in texts:
+        str.encode(one)  # half a surrogate would end the run at the first batch that holds it
+    return tuple(texts) if len(texts) > 1 else "".join(texts)
+
+
+def metadata_captions(paths: list[Path], *, root: Path) -> list[Subject]:
     """Captions of files below `root`, each from the nearest metadata.jsonl that names it, "" if none does.
 
     Raises:
-        ValueError: If a line is no JSON object with both keys, or none names any of the files.
+        ValueError: If a line is wrong (see `read_metadata`), or none names any of the files.
     """
-    table_of = cache(read_metadata)
-    captions = [_metadata_caption(path, root, table_of) for path in paths]
-    missing = sum(caption is None for caption in captions)
-    if missing == len(paths):
+    tables: dict[Path, dict[str, Subject]] = {}
+
+    def subject_of(path: Path) -> Subject | None:
+        for folder in path.parents:
+            if folder not in tables:
+                tables[folder] = read_metadata(folder / "metadata.jsonl")
+            found = tables[folder].get(normalised(path.relative_to(folder).as_posix()))
+            if found is not None or folder == root:
+                return found
+        return None
+
+    captions = [subject_of(path) for path in paths]
+    missing = [
+        printable(p.relative_to(root)) for p, caption in zip(paths, captions, strict=True) if caption is None
+    ]
+    if len(missing) == len(paths):
+        named = _first([name for table in tables.values() for name in table])
         raise ValueError(
-            f"datamodule.caption=metadata, but no metadata.jsonl in {str(root)!r} names any of its {len(paths)} images; "
-            'add one with lines like {"file_name": "a.jpg", "text": "a red rose"} or set datamodule.caption=none'
+            f"datamodule.caption=metadata, but no metadata.jsonl in {str(root)!r} names any of its {len(paths)} images "
+            f"({_first(missing)}); "
+            + (
+                f"the lines name {named}: write the path of each image as it is below the folder of its metadata.jsonl"
+                if named
+                else 'add one with lines like {"file_name": "a.jpg", "text": "a red rose"} or set datamodule.caption=none'
+            )
         )
     if missing:
         log.warning(
-            "%d of %d images have no line in metadata.jsonl; their caption is empty", missing, len(paths)
+            "%d of %d images have no line in metadata.jsonl (%s); their caption is empty",
+            len(missing),
+            len(paths),
+            _first(missing),
         )
     return [caption or "" for caption in captions]
 
 
-def _metadata_caption(path: Path, root: Path, table_of: Callable[[Path], dict[str, str]]) -> str | None:
-    for folder in path.parents:
-        text = table_of(folder / "metadata.jsonl").get(path.relative_to(folder).as_posix())
-        if text is not None or folder == root:
-            return text
-    return None
+def _first(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:_NUM_SHOWN])) + (" ..." if len(names) > _NUM_SHOWN else "")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class PhotoDataset(KeyedDataset):
         stored: Results of `transform.stored` kept in memory, or None to decode at every access.
     """
 
-    num_draws = 6  # flip, side, top, left, the caption's colours, its class
+    num_draws = 7  # flip, side, top, left, the caption's colours, its class, which of several captions
     transform: PhotoTransform
 
     def __init__(
@@ -102,11 +103,13 @@ class PhotoDataset(KeyedDataset):
         return self.transform.view((height, width), uniform, flip=flip).image(stored).float() / 255.0
 
     def item(self, index: int, draw: Draw | None) -> Item:
-        parts, crop = {}, None
+        parts: dict[str, Any] = {}
+        crop = None
         if draw is not None:
             crop, (colors, subject) = draw.uniform[1:4], draw.uniform[4:6]
             parts["with_colors"] = bool(colors >= self.transform.caption_drop_colors_prob)
             parts["with_subject"] = bool(subject >= self.transform.caption_drop_class_prob)
+            parts["share"] = float(draw.uniform[6])
         return Item(
             image=self.photo(index, crop, flip=self.flips(draw)), caption=self.captions[index].text(**parts)
         )

@@ -1,12 +1,13 @@
 """Any folder of photos, read step by step: the batch of a step is a pure function of the seed and its number."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from color.names import strip_grey_phrases
 from datamodules.annotations import chroma, color_names
-from datamodules.captions import PhotoCaption, class_captions, metadata_captions
+from datamodules.captions import PhotoCaption, Subject, class_captions, metadata_captions
 from datamodules.folder_datamodule import FolderDataModule
 from datamodules.image_files import split_images
 from datamodules.options import from_options
@@ -63,7 +64,7 @@ class PhotosDataModule(FolderDataModule):
         return dataset.subset(kept)
 
     def _captions(self, dataset: PhotoDataset) -> list[PhotoCaption]:
-        subjects = [""] * len(dataset)
+        subjects: Sequence[Subject] = [""] * len(dataset)
         if self.caption == "metadata":
             subjects = metadata_captions(dataset.paths, root=self.folder)
         elif self.caption == "blip":
@@ -73,7 +74,12 @@ class PhotosDataModule(FolderDataModule):
         elif "folder" in self.caption:
             subjects = class_captions(dataset.paths, root=self.folder, template=self.caption_template)
         if self.strip_grey_phrases:
-            subjects = [strip_grey_phrases(subject) for subject in subjects]
+            subjects = [
+                strip_grey_phrases(subject)
+                if isinstance(subject, str)
+                else tuple(map(strip_grey_phrases, subject))
+                for subject in subjects
+            ]
         use_colors = "colors" in self.caption
         colors = color_names(dataset, cache_dir=self.cache_dir) if use_colors else [()] * len(dataset)
         return [PhotoCaption(subject, names) for subject, names in zip(subjects, colors, strict=True)]

@@ -97,6 +97,7 @@ class LatentCodec(Codec):
 
     @torch.no_grad()
     def moments(self, image: Tensor) -> Tensor:
+        check_size(image, self.downscale)
         # In the weights' own precision, whatever the trainer's: a cached latent equals one encoded on the fly.
         with torch.autocast(image.device.type, enabled=False):
             encoded = self.vae.encode((image * 2 - 1).to(self.vae.dtype))
@@ -134,6 +135,18 @@ def downscale(vae: AutoencoderKL | AutoencoderTiny) -> int:
     """Pixels along one side of a latent cell of an autoencoder."""
     blocks = vae.config.get("down_block_types") or vae.config["encoder_block_out_channels"]
     return int(2 ** (len(blocks) - 1))
+
+
+def check_size(image: Tensor, cell_px: int) -> None:
+    """Raises a ValueError for an image (..., H, W) that whole latent cells do not cover: its edge would be lost."""
+    height, width = image.shape[-2:]
+    if height % cell_px or width % cell_px:
+        lower = min(height, width) // cell_px * cell_px
+        raise ValueError(
+            f"an image of {height}x{width} pixels does not fit the autoencoder, whose latent cells are {cell_px} pixels "
+            f"wide; set datamodule.size_px to a multiple of {cell_px}, such as {lower or cell_px} or "
+            f"{(lower or cell_px) + cell_px}"
+        )
 
 
 def _without_variance(mean: Tensor) -> Tensor:

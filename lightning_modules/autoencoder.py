@@ -78,6 +78,9 @@ class Autoencoder(TranslationModule):
     def full_precision_parts(self) -> list[nn.Module]:
         return [] if self.perceptual is None else [self.perceptual]
 
+    def cell_px(self) -> int:
+        return downscale(self.vae)
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         image = batch["image"]
         mean, posterior = self._encoded(image)
@@ -175,7 +178,7 @@ class Autoencoder(TranslationModule):
     @torch.no_grad()
     def reconstruct(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) in [0, 1] through the latent mean and back; its edges are repeated up to the codec's grid."""
-        grid = downscale(self.vae)
+        grid = self.cell_px()
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, -width % grid, 0, -height % grid), mode="replicate")
         return self._decoded(self._encoded(padded)[0]).clamp(0, 1)[..., :height, :width]

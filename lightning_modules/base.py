@@ -8,6 +8,7 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin
 from torch import Tensor
 
+from diffusion.codecs import check_size
 from diffusion.seeding import Draws, generators, stream_number
 from lightning_modules.learning import Batch, LearningModule
 from lightning_modules.options import NoOptions
@@ -112,11 +113,21 @@ class TranslationModule(LearningModule):
         image = batch[key].to(self.device)
         return image.float() / 255 if image.dtype == torch.uint8 else image
 
-    def on_fit_start(self) -> None:
-        """Refuses data that lack what the task is about."""
+    def cell_px(self) -> int:
+        """Sides of the images that it learns from are multiples of this many pixels."""
+        return 1
+
+    def setup(self, stage: str) -> None:
+        """Before a training, refuses data that lack what the task is about or whose size does not fit."""
         dataset = getattr(getattr(self.trainer, "datamodule", None), "train_dataset", None)
-        if self.task is not None and dataset is not None:
-            self.task.check_sample(dataset[0])
+        if stage == "fit" and dataset is not None:
+            sample = dataset[0]
+            if self.task is not None:
+                self.task.check_sample(sample)
+            for key in ("image", "image_a", "image_b"):
+                if key in sample:
+                    check_size(sample[key], self.cell_px())
+        super().setup(stage)
 
     # ---- randomness
 

@@ -17,7 +17,7 @@ from lightning_modules.base import Batch, Results, TranslationModule
 from lightning_modules.chroma_choice import CHROMA_SCALES, best_chroma, load_ranker
 from lightning_modules.color_edits import read_region
 from lightning_modules.color_options import AUTO, ColorizationOptions
-from lightning_modules.stable_diffusion import StableDiffusion, captions
+from lightning_modules.stable_diffusion import StableDiffusion
 from metrics.delta_e import delta_e_2000
 from tasks.colorization import Colorization
 
@@ -76,8 +76,8 @@ class Colorizer(StableDiffusion):
         image, prompts = batch["image"], [options.prompt] * len(batch["index"])
         drawn = self.colorize(batch, prompts, options)
         yield "no prompt" if not options.prompt else "prompt", {"image": drawn}
-        if any(captions(batch)):
-            yield "caption as prompt", {"image": self.colorize(batch, captions(batch), options)}
+        if any(captions := self.captions(batch)):
+            yield "caption as prompt", {"image": self.colorize(batch, captions, options)}
         ceiling = self.codec.to_picture(self.codec.encode(image))
         yield "autoencoder's ceiling", {"image": transfer_chroma_exact(lightness(image), ceiling)}
 

@@ -98,6 +98,9 @@ class DiffusionModule(TranslationModule):
 
     # ---- shared
 
+    def cell_px(self) -> int:
+        return self.codec.downscale
+
     def encodings(self) -> dict[str, Callable[[Tensor], Tensor]]:
         return {} if isinstance(self.codec, IdentityCodec) else {"image": self.codec.moments}
 

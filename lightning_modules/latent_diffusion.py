@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_modules.base import Batch, Results
 from lightning_modules.options import PromptOptions, option
-from lightning_modules.stable_diffusion import StableDiffusion, captions
+from lightning_modules.stable_diffusion import StableDiffusion
 from tasks.generation import Generation
 
 
@@ -93,7 +93,7 @@ class LatentDiffusion(StableDiffusion):
     @torch.no_grad()
     def rows(self, batch: Batch, options: Any) -> Iterator[tuple[str, Results]]:
         image = batch["image"]
-        prompts = [options.prompt or text for text in captions(batch)]
+        prompts = [options.prompt or text for text in self.captions(batch)]
         size_px = options.size or tuple(image.shape[-2:])
         drawn = self.generate(prompts, self.sample_numbers(batch), size_px, options)
         yield "sample from caption", {"image": drawn}

@@ -66,3 +66,7 @@ class PromptOptions(SamplingOptions):
         super().__post_init__()
         if self.guidance is not None and not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance={self.guidance:g} is not a number from 0; 1 is off")
+        for name in ("prompt", "negative_prompt"):
+            text = getattr(self, name)
+            if text != text.encode(errors="replace").decode():
+                raise ValueError(f"{name}={text!r} is no UTF-8 text; write it in UTF-8")

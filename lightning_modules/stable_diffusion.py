@@ -3,6 +3,8 @@
 Shapes: B batch, Z latent channels, h/w latent cells, N tokens, D text width.
 """
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.options import PromptOptions
 from networks.latent_diffusion_parts import LatentDiffusionParts
 from networks.text_cache import TextCache
+
+log = logging.getLogger(__name__)
 
 
 class StableDiffusion(DiffusionModule):
@@ -64,6 +68,7 @@ class StableDiffusion(DiffusionModule):
         self.guidance_scale, self.guidance_rescale = guidance_scale, guidance_rescale
         self._text_cache_dir = text_cache_dir
         self._text_cache: TextCache | None = None
+        self._caption_was_cut = False
 
     def check_options(self, options: Any, *, is_folder: bool) -> None:
         if self.parts.text_encoder is None and (options.prompt or options.negative_prompt):
@@ -75,6 +80,8 @@ class StableDiffusion(DiffusionModule):
             raise ValueError(
                 "negative_prompt= has no effect at guidance 1, which is off; set guidance= to another number, or leave it out"
             )
+        for name in ("prompt", "negative_prompt"):
+            self._is_cut(f"{name}=", [getattr(options, name)])
 
     def guides_by_text(self) -> bool:
         """Whether the two branches of guidance differ in their texts alone."""
@@ -97,9 +104,29 @@ class StableDiffusion(DiffusionModule):
     def prompts(self, batch: Batch) -> list[str]:
         """The captions; in training some are dropped, so that the model also learns to go without."""
         if not self.training:
-            return captions(batch)
+            return self.captions(batch)
         dropped = self.draws(batch).uniform("dropout") < self.prompt_dropout
-        return ["" if drop else text for text, drop in zip(captions(batch), dropped, strict=True)]
+        return ["" if drop else text for text, drop in zip(self.captions(batch), dropped, strict=True)]
+
+    def captions(self, batch: Batch) -> list[str]:
+        """The caption of each image, "" where the data have none; the first that the text encoder cuts is logged."""
+        texts = batch.get("caption") or [""] * len(batch["index"])
+        self._caption_was_cut = self._caption_was_cut or self._is_cut("a caption, and perhaps others,", texts)
+        return texts
+
+    def _is_cut(self, what: str, texts: Sequence[str]) -> bool:
+        """Whether one of the texts is longer than the text encoder takes; a warning says what is left out."""
+        encoder = self.parts.text_encoder
+        for text in texts if encoder is not None else ():
+            if encoder is not None and (left_out := encoder.left_out(text)):
+                log.warning(
+                    "%s is longer than the %d tokens of the text encoder, which leaves out its end: %r",
+                    what,
+                    encoder.num_tokens,
+                    left_out,
+                )
+                return True
+        return False
 
     def embed(self, prompts: list[str]) -> Tensor | None:
         """Text states (B, N, D), or None for an unconditional model."""
@@ -150,11 +177,6 @@ class StableDiffusion(DiffusionModule):
         make = getattr(self.sampler, "scheduler", None)  # no scheduler of diffusers walks a bridge
         scheduler = self.parts.scheduler if make is None else make(self.objective)
         return self.parts.named() | {"scheduler": scheduler}
-
-
-def captions(batch: Batch) -> list[str]:
-    """The caption of each image, "" where the data have none."""
-    return batch.get("caption") or [""] * len(batch["index"])
 
 
 def stacked(first: Any, second: Any) -> Any:

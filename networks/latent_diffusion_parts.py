@@ -8,6 +8,13 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, SchedulerMixin, UNet2DConditionModel
 from torch import nn
 
+from networks.foreign_models import (
+    ForeignModelError,
+    check_base,
+    check_is_no_file,
+    foreign_base,
+    load_weights,
+)
 from networks.text import TextEncoder
 
 _AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
@@ -59,34 +66,43 @@ class LatentDiffusionParts(nn.Module):
 
         Raises:
             FileNotFoundError: neither a folder in that layout nor a reachable hub id.
-            ValueError: pickled weights without allow_pickle, or a U-Net that takes more than the latent.
+            ValueError: pickled weights without allow_pickle, a U-Net that takes more than the latent, or another model than
+                Stable Diffusion 1.x or 2.x.
         """
+        check_is_no_file(source, "StableDiffusionPipeline")
         # None stands for safetensors where there are any, else pickles.
         options: dict[str, Any] = {"revision": revision, "use_safetensors": None if allow_pickle else True}
         local = Path(source)
         if local.is_dir() and not (local / "unet").is_dir():
+            others = ", ".join(sorted(f"{folder.name}/" for folder in local.iterdir() if folder.is_dir()))
             raise FileNotFoundError(
-                f"{source} holds no unet/ folder; a base is a folder in Stable Diffusion's layout: "
-                "export a run with `python export.py run=RUN_DIR output=DIR` and give that"
+                f"{source} holds no unet/ folder{f' (only {others})' if others else ''}; a base is a folder in the layout of "
+                "Stable Diffusion 1.x or 2.x: export a run with `python export.py run=RUN_DIR output=DIR` and give that"
             )
         try:
-            unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", **options)
+            check_base(source, revision=revision)
+            unet = load_weights(UNet2DConditionModel, source, subfolder="unet", **options)
             scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler", revision=revision)
             attends = any("CrossAttn" in name for name in unet.config.down_block_types)
             with_text = unet.config.encoder_hid_dim is not None or attends
             text_encoder = TextEncoder.from_folder(source, **options) if with_text else None
+        except ForeignModelError:
+            raise
         except (OSError, ValueError, UnpicklingError) as error:
             raise _not_loaded(source, error, allow_pickle) from error
         if local.is_dir() and not (local / "vae").is_dir() and unet.config.in_channels == 3:  # of pixels
             return cls(unet=unet, vae=None, scheduler=scheduler, text_encoder=text_encoder)
         vae = load_vae(source, revision=revision, allow_pickle=allow_pickle)
-        if unet.config.in_channels > unet.config.out_channels == vae.config.latent_channels:
+        taken, made = unet.config.in_channels, vae.config.latent_channels
+        fault = f"its U-Net takes {taken} channels and the autoencoder makes {made}"
+        if taken > unet.config.out_channels == made and not Path(source, "model_index.json").is_file():
             raise ValueError(
-                f"{source} is no base: its U-Net takes {unet.config.in_channels} channels and the autoencoder makes "
-                f"{vae.config.latent_channels}, as in a run of diffusing_colors with module.hint_prob above 0 or "
+                f"{source} is no base: {fault}, as in a run of diffusing_colors with module.hint_prob above 0 or "
                 "module.sees_source=true; give the base of that run as module.parts.source, or train that run on with "
                 "resume=RUN_DIR or ckpt_path=CHECKPOINT"
             )
+        if taken != made:
+            raise foreign_base(source, fault, revision=revision)
         return cls(unet=unet, vae=vae, scheduler=scheduler, text_encoder=text_encoder)
 
     def named(self) -> dict[str, Any]:
@@ -108,16 +124,17 @@ def load_vae(
 
     Arguments and errors as of LatentDiffusionParts.from_folder; ValueError also for another class.
     """
+    check_is_no_file(source, "AutoencoderKL")
     safe = None if allow_pickle else True
     places = ["vae", None]  # of a hub id both are asked for
     if Path(source).is_dir():
         places = ["vae"] if Path(source, "vae").is_dir() else [None]
     failure: Exception = FileNotFoundError(source)
     for place in places:
-        where = {"subfolder": place, "revision": revision}
+        where: dict[str, Any] = {"subfolder": place, "revision": revision}
         try:
             kind = _AUTOENCODERS[AutoencoderKL.load_config(source, **where)["_class_name"]]
-            return kind.from_pretrained(source, use_safetensors=safe, **where)
+            return load_weights(kind, source, use_safetensors=safe, **where)
         except KeyError as error:
             expected = " or ".join(_AUTOENCODERS)
             raise ValueError(f"{source} holds a {error.args[0]}; expected {expected}") from error
@@ -140,8 +157,12 @@ def _not_loaded(source: str, error: Exception, allow_pickle: bool) -> Exception:
         return ValueError(
             f"{source} has pickled weights that hold more than tensors, which are never loaded; get its safetensors"
         )
-    if Path(source).is_dir():
-        return FileNotFoundError(f"the model folder {source} cannot be loaded: {str(error).splitlines()[0]}")
+    # Without network diffusers says the same, after a FileNotFoundError of the hub's cache.
+    hub_lacks_it = "does not appear to have" in str(error) and not isinstance(
+        error.__context__, FileNotFoundError
+    )
+    if Path(source).is_dir() or hub_lacks_it:
+        return FileNotFoundError(f"the model {source} cannot be loaded: {str(error).splitlines()[0]}")
     return FileNotFoundError(
         f"no model '{source}': neither a local folder nor a model that the hub answers for; "
         "check the spelling and the network, or give the path of a downloaded folder"

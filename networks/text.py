@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 
+from networks.foreign_models import load_weights
+
 
 class TextEncoder(nn.Module):
     """Tokenizer and encoder as one: captions in, token states out.
@@ -24,6 +26,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self._tokens = lru_cache(maxsize=100_000)(self._tokenize)
+        self.left_out = lru_cache(maxsize=100_000)(self._left_out)
 
     @classmethod
     def byte_level(
@@ -70,7 +73,7 @@ class TextEncoder(nn.Module):
         )
         # transformers would otherwise keep the precision of the file.
         at |= {"dtype": torch.float32, "use_safetensors": use_safetensors}
-        model = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", **at)
+        model = load_weights(CLIPTextModel, source, subfolder="text_encoder", **at)
         return cls(model, tokenizer)
 
     @property
@@ -78,13 +81,24 @@ class TextEncoder(nn.Module):
         """D."""
         return self.model.config.hidden_size
 
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        # Tokenizer files without a length give 1e30.
+        return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
+
     def forward(self, captions: list[str]) -> Tensor:
         """Token states (B, N, D) of B captions."""
         tokens = torch.stack([self._tokens(caption) for caption in captions])
         return self.model(tokens.to(self.model.device, non_blocking=True))[0]
 
     def _tokenize(self, caption: str) -> Tensor:
-        # Tokenizer files without a length give 1e30.
-        length = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
-        options = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
-        return self.tokenizer(caption, **options).input_ids[0]
+        options: dict[str, Any] = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        return self.tokenizer(caption, max_length=self.num_tokens, **options).input_ids[0]
+
+    def _left_out(self, caption: str) -> str:
+        """The end of a caption that has no place among the N tokens, as the tokenizer spells it; "" if all fits."""
+        tokens = self.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids
+        left_out = tokens[self.num_tokens - self.tokenizer.num_special_tokens_to_add() :]
+        # Of some bytes of a last character nothing can be written.
+        return self.tokenizer.decode(left_out) or "\N{REPLACEMENT CHARACTER}" * bool(left_out)

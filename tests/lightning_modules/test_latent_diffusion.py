@@ -202,3 +202,37 @@ def test_it_learns_more_than_predicting_zero(fit):
     fit(module, repeated, steps=120)
     losses.append(val_loss(module.eval(), evaluated))
     assert losses[1] < 0.8 < 0.95 < losses[0]
+
+
+LONG = "a photo of a tulip in a green field"  # the tiny encoder takes 31 bytes
+
+
+@pytest.mark.parametrize("train_text_encoder", [True, False])
+def test_a_caption_that_is_cut_is_said_once_in_training(fit, caplog, train_text_encoder):
+    module = LatentDiffusion(parts=tiny_parts(), **tiny_settings(train_text_encoder=train_text_encoder))
+    fit(module, photo_batch() | {"caption": ["short", LONG, LONG + "s", "short"]}, steps=3)
+    (said,) = [record.getMessage() for record in caplog.records if "leaves out" in record.getMessage()]
+    assert said == (
+        "a caption, and perhaps others, is longer than the 32 tokens of the text encoder, which leaves out its end: 'ield'"
+    )
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_captions_in_the_text_cache_are_said_too(fit, caplog, tmp_path, cached):
+    batch = photo_batch() | {"caption": [LONG] * 4}
+    for _ in range(1 + cached):
+        caplog.clear()
+        settings = tiny_settings(text_cache_dir=str(tmp_path) if cached else None)
+        fit(LatentDiffusion(parts=tiny_parts(), **settings), batch, steps=2)
+        assert caplog.text.count("leaves out its end: 'ield'") == 1
+
+
+@pytest.mark.parametrize("word", ["prompt", "negative_prompt"])
+def test_a_prompt_that_is_cut_is_said_and_one_that_is_no_text_refused(caplog, word):
+    module = LatentDiffusion(parts=tiny_parts(), **tiny_settings())
+    module.check_options(module.Options(**{word: LONG[:31]}), is_folder=False)
+    assert not caplog.text
+    module.check_options(module.Options(**{word: LONG}), is_folder=False)
+    assert f"{word}= is longer than the 32 tokens of the text encoder" in caplog.text
+    with pytest.raises(ValueError, match=rf"^{word}='caf\\udce9' is no UTF-8 text"):
+        module.Options(**{word: "caf\udce9"})

@@ -70,6 +70,26 @@ def test_a_tokenizer_without_a_length_takes_the_encoders(tmp_path):
     assert TextEncoder(clip_text_model(tokenizer), tokenizer)(["red"]).shape == (1, 77, 16)
 
 
+@pytest.mark.parametrize(
+    ("caption", "left_out"),
+    [
+        ("", ""),
+        ("x" * 23, ""),
+        ("x" * 23 + " red", " red"),
+        ("x" * 22 + "\u4e2d", "\ufffd"),
+        ("x" * 22 + "\u4e2d rose", " rose"),
+    ],
+)
+def test_what_a_byte_encoder_leaves_out(caption, left_out):
+    assert small_encoder().left_out(caption) == left_out
+
+
+@pytest.mark.parametrize(("count", "left_out"), [(75, ""), (76, "red"), (78, "red red red")])
+def test_what_clip_leaves_out(tmp_path, count, left_out):
+    tokenizer = clip_tokenizer(tmp_path)
+    assert TextEncoder(clip_text_model(tokenizer), tokenizer).left_out("red " * count).strip() == left_out
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_cached_states_equal_the_encoders(tmp_path, on_disk):
