@@ -46,7 +46,8 @@ def predict(door: PredictOptions, texts: Mapping[str, str]) -> int:
     if not method.takes_input:
         output.write(module.results({"index": torch.tensor([0]), "name": ["sample"]}, options), "sample")
         return 0
-    num_left_out = len(other_pictures(Path(str(door.input))))
+    place = Path(str(door.input))
+    num_left_out = len(other_pictures(place)) if place.is_dir() else 0
     return num_left_out + _predict_photos(module, photos, output, options, door.max_pixels)
 
 

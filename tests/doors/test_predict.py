@@ -44,6 +44,12 @@ def error_of_lightness(result, given) -> float:
     return float((stars[0] - stars[1]).abs().mean() * 100)
 
 
+def test_a_single_photo_is_no_folder_to_be_listed(run_dir, tmp_path, caplog):
+    photo(40, 56).save(tmp_path / "a.png")
+    assert colored(run_dir, tmp_path / "a.png", tmp_path / "out") == 0
+    assert "cannot list" not in caplog.text
+
+
 def test_any_size_and_aspect_keeps_its_size_and_its_lightness(run_dir, tmp_path):
     sizes = {"1x1": (1, 1), "2x3": (2, 3), "17x90": (17, 90), "90x17": (90, 17), "61x47": (61, 47)}
     (tmp_path / "in").mkdir()
