@@ -17,7 +17,8 @@ def run_dir(tmp_path_factory):
 
 
 def measured(run, **settings):
-    words = [f"run={run}", "device=cpu", "split=val", *(f"{key}={value}" for key, value in settings.items())]
+    given = {"run": run, "device": "cpu", "split": "val"} | settings
+    words = [f"{key}={value}" for key, value in given.items()]
     return measure(parse(GuidanceOptions, words, ""))
 
 

@@ -230,9 +230,9 @@ def test_captions_in_the_text_cache_are_said_too(fit, caplog, tmp_path, cached):
 @pytest.mark.parametrize("word", ["prompt", "negative_prompt"])
 def test_a_prompt_that_is_cut_is_said_and_one_that_is_no_text_refused(caplog, word):
     module = LatentDiffusion(parts=tiny_parts(), **tiny_settings())
-    module.check_options(module.Options(**{word: LONG[:31]}), is_folder=False)
+    module.check_options(module.Options(guidance=3.0, **{word: LONG[:31]}), is_folder=False)
     assert not caplog.text
-    module.check_options(module.Options(**{word: LONG}), is_folder=False)
+    module.check_options(module.Options(guidance=3.0, **{word: LONG}), is_folder=False)
     assert f"{word}= is longer than the 32 tokens of the text encoder" in caplog.text
     with pytest.raises(ValueError, match=rf"^{word}='caf\\udce9' is no UTF-8 text"):
         module.Options(**{word: "caf\udce9"})
