@@ -287,7 +287,12 @@ def _decode(
     with _opened(path, max_pixels) as image:
         if min_side_px is not None:
             image.draft(None, (min_side_px, min_side_px))
+        size = image.size
         image.load()
+        if sorted(image.size) != sorted(size):  # of a damaged HEIC; a sideways TIFF exchanges its sides
+            raise UnreadableImage(
+                path, f"damaged: its header says {size[0]}x{size[1]} pixels, not {image.width}x{image.height}"
+            )
         # Not ascontiguousarray, which leaves a side of one pixel its negative stride.
         array = _upright(np.asarray(convert(image, path)), _orientation(image)).copy()
     tensor = torch.from_numpy(array)

@@ -4,12 +4,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from datamodules.decode import HEIF, check_image, decode_image
 from datamodules.image_files import hash_split, list_images, natural_key, other_pictures, split_images
+from datamodules.unreadable import UnreadableImage
 
 
 def touch(root: Path, *names: str) -> None:
@@ -143,6 +145,17 @@ def test_heic_is_read(tmp_path: Path) -> None:
         assert check_image(path, max_pixels=10_000) == (32, 48)
         image = decode_image(path, 10_000).float().mean(dim=(1, 2))
         assert (image - torch.tensor([200.0, 40.0, 40.0])).abs().max() < 8
+
+
+@pytest.mark.skipif(not HEIF, reason="pillow-heif is not installed")
+def test_heic_of_another_size_than_its_header_says_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.heic"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)).save(path, "HEIF")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"clap") + 4 + 27] = 1  # a fraction that makes no offset of the visible part
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImage, match="damaged: its header says"):
+        decode_image(path, 10_000)
 
 
 HARD_NAMES = [
