@@ -1,20 +1,23 @@
 """Images with masks of one or several raters: a folder of them, read step by step as photos are."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from datamodules.decode import check_image, decode_image
 from datamodules.folder_datamodule import FolderDataModule
 from datamodules.keyed_dataset import Draw, Item, KeyedDataset
 from datamodules.mask_files import MaskClasses, MaskedImage, mask_classes, read_masks, split_pairs
-from datamodules.options import check_share, from_options
+from datamodules.options import check_at_least, check_share, from_options
 from datamodules.view import Transform
+from diffusion.seeding import keyed_integers
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +27,22 @@ class MaskTransform(Transform):
     """How an image and its masks become a sample; the masks share the image's view, and no colour change."""
 
     scale: Sequence[float] = (0.8, 1.0)  # range of the sides of random squares, shares of the short side
+    symmetries: bool = False  # one of the eight flips and quarter turns of a square, drawn in training
+    rotation: float = 0.0  # largest angle in degrees of a turn in training
     brightness: float = 0.0  # largest amount that is added to a training image or taken from it
     contrast: float = 0.0  # a training image is multiplied by 1 - contrast to 1 + contrast
+    gamma: float = 0.0  # a training image is raised to the power of 1 / (1 + gamma) to 1 + gamma
+    saturation: float = 0.0  # its saturation is multiplied by 1 - saturation to 1 + saturation
+    hue: float = 0.0  # its hue is turned by at most this share of the half circle
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share(brightness=self.brightness, contrast=self.contrast)
+        check_share(
+            brightness=self.brightness, contrast=self.contrast, saturation=self.saturation, hue=self.hue
+        )
+        check_at_least(0, rotation=self.rotation, gamma=self.gamma)
+        if self.symmetries and self.size_px is None:
+            raise ValueError("datamodule.symmetries=true turns squares; set datamodule.size_px")
         if len(self.scale) != 2 or not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
             raise ValueError(
                 f"datamodule.scale is {list(self.scale)}; expected the smallest and the largest share, above 0 and at most 1"
@@ -42,20 +55,55 @@ class MaskTransform(Transform):
 
     @property
     def deterministic(self) -> bool:
-        return super().deterministic and not self.brightness and not self.contrast
+        drawn = (
+            self.symmetries,
+            self.rotation,
+            self.brightness,
+            self.contrast,
+            self.gamma,
+            self.saturation,
+            self.hue,
+        )
+        return super().deterministic and not any(drawn)
 
     def random_side(self, short_px: int, share: float) -> int:
         low, high = self.scale
         return max(1, round(short_px * (low + (high - low) * share)))
 
-    def recolored(self, image: Tensor, uniform: np.ndarray) -> Tensor:
-        """The image (3, H, W) in [0, 1] with contrast and brightness changed by two numbers in [0, 1)."""
-        if not self.brightness and not self.contrast:
-            return image
-        from kornia.enhance import adjust_brightness, adjust_contrast
+    def moved(self, image: Tensor, mask: Tensor, uniform: np.ndarray) -> tuple[Tensor, Tensor]:
+        """An image (3, H, W) and its mask (H, W) mirrored and turned alike by two numbers in [0, 1).
 
-        contrast, brightness = (2 * uniform - 1) * (self.contrast, self.brightness)
-        return adjust_brightness(adjust_contrast(image, 1.0 + contrast), brightness)
+        What comes in from outside is mirrored; a mask takes the nearest id, so never a new one.
+        """
+        if self.symmetries:
+            number = int(uniform[0] * 8)
+            image, mask = (part.rot90(number // 2, (-2, -1)) for part in (image, mask))
+            image, mask = (part.flip(-1) if number % 2 else part for part in (image, mask))
+        if self.rotation:
+            from kornia.geometry.transform import rotate
+
+            angle = torch.tensor([(2 * uniform[1] - 1) * self.rotation], dtype=torch.float32)
+            image = rotate(image[None], angle, padding_mode="reflection")[0]
+            mask = rotate(mask[None, None].float(), angle, mode="nearest", padding_mode="reflection")[
+                0, 0
+            ].to(mask.dtype)
+        return image, mask
+
+    def recolored(self, image: Tensor, uniform: np.ndarray) -> Tensor:
+        """The image (3, H, W) in [0, 1] with its colours changed by five numbers in [0, 1)."""
+        from kornia import enhance
+
+        contrast, brightness, gamma, saturation, hue = 2 * uniform - 1
+        if self.contrast or self.brightness:
+            image = enhance.adjust_contrast(image, 1.0 + contrast * self.contrast)
+            image = enhance.adjust_brightness(image, brightness * self.brightness)
+        if self.gamma:
+            image = enhance.adjust_gamma(image, (1.0 + self.gamma) ** gamma)
+        if self.saturation:
+            image = enhance.adjust_saturation(image, 1.0 + saturation * self.saturation)
+        if self.hue:
+            image = enhance.adjust_hue(image, hue * self.hue * math.pi)
+        return image
 
 
 class MaskDataset(KeyedDataset):
@@ -69,7 +117,8 @@ class MaskDataset(KeyedDataset):
         stored: Results of `pair` kept in memory, or None to decode at every access.
     """
 
-    num_draws = 7  # flip, side, top, left, the rater, contrast, brightness
+    # flip, side, top, left, the rater, contrast, brightness, gamma, saturation, hue, symmetry, angle
+    num_draws = 12
     transform: MaskTransform
 
     def __init__(
@@ -107,10 +156,10 @@ class MaskDataset(KeyedDataset):
             masks = view.mask(masks).long()
             return Item(image=shown, mask=masks[0], masks=[masks])
         rater = int(draw.uniform[4] * len(masks))
-        return Item(
-            image=self.transform.recolored(shown, draw.uniform[5:7]),
-            mask=view.mask(masks[rater : rater + 1])[0].long(),
+        shown, mask = self.transform.moved(
+            shown, view.mask(masks[rater : rater + 1])[0].long(), draw.uniform[10:]
         )
+        return Item(image=self.transform.recolored(shown, draw.uniform[5:10]), mask=mask)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -127,8 +176,15 @@ class MasksDataModule(FolderDataModule):
     mask_values: Sequence[int] | None = None  # the files' value of each class id; None = the ids themselves
     crop: Literal["center", "random", "resize"] = "center"  # in training
     scale: Sequence[float] = (0.8, 1.0)  # range of the sides of random squares, shares of the short side
+    symmetries: bool = False  # one of the eight flips and quarter turns of a square, drawn in training
+    rotation: float = 0.0  # largest angle in degrees of a turn in training
     brightness: float = 0.0  # largest amount added to a training image or taken from it
     contrast: float = 0.0  # training images are multiplied by 1 - contrast to 1 + contrast
+    gamma: float = 0.0  # training images are raised to the power of 1 / (1 + gamma) to 1 + gamma
+    saturation: float = 0.0  # their saturation is multiplied by 1 - saturation to 1 + saturation
+    hue: float = 0.0  # their hue is turned by at most this share of the half circle
+    num_train: int | None = None  # training images that keep their labels, drawn by train_seed; None = all
+    train_seed: int = 0  # which these are
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,6 +192,7 @@ class MasksDataModule(FolderDataModule):
             raise ValueError(
                 f"datamodule.num_classes is {self.num_classes}; expected at least 2, with the background"
             )
+        check_at_least(1, num_train=self.num_train)
         values = self.mask_values
         if values is not None and len(set(values)) < max(2, len(values)):
             raise ValueError(
@@ -167,7 +224,15 @@ class MasksDataModule(FolderDataModule):
             view = transform.view(size)
             return (view.image(image).clone(), view.mask(masks).clone()), is_empty
 
-        found = self.readable(split_pairs(self.folder, split), read, what=f"{split} split")
+        pairs = split_pairs(self.folder, split)
+        if split == "train" and self.num_train is not None:
+            if self.num_train > len(pairs):
+                raise ValueError(
+                    f"datamodule.num_train is {self.num_train}, but there are {len(pairs)} training images"
+                )
+            ranks = keyed_integers(self.train_seed, sample=range(len(pairs)))
+            pairs = [pairs[index] for index in sorted(np.argsort(ranks)[: self.num_train])]
+        found = self.readable(pairs, read, what=f"{split} split")
         num_empty = sum(is_empty for _, (_, is_empty) in found)
         if num_empty:
             log.warning(

@@ -123,6 +123,59 @@ def test_colours_change_with_the_epoch_and_masks_do_not(root: Path) -> None:
     assert not changed.train_dataset.deterministic
 
 
+def test_all_eight_symmetries_come_and_move_image_and_mask_alike(root: Path) -> None:
+    plain = built(root, crop="center", flip_prob=0.0).train_dataset[1]
+    turned = built(root, crop="center", flip_prob=0.0, symmetries=True)
+    seen = set()
+    for epoch in range(60):
+        item = turned.train_dataset[(epoch, 1)]
+        matches = [
+            (number, mirrored)
+            for number in range(4)
+            for mirrored in (False, True)
+            if torch.equal(item["image"], _turned(plain["image"], number, mirrored))
+            and torch.equal(item["mask"], _turned(plain["mask"], number, mirrored))
+        ]
+        assert matches
+        seen.add(matches[0])
+    assert len(seen) == 8
+    assert torch.equal(turned.val_dataset[0]["image"], built(root, crop="center").val_dataset[0]["image"])
+
+
+def _turned(picture: torch.Tensor, number: int, mirrored: bool) -> torch.Tensor:
+    turned = picture.rot90(number, (-2, -1))
+    return turned.flip(-1) if mirrored else turned
+
+
+def test_a_turned_mask_stays_with_its_image_and_has_no_new_class(root: Path) -> None:
+    data = built(root, rotation=45.0, scale=(1.0, 1.0), flip_prob=0.0)
+    for epoch in range(5):
+        item = data.train_dataset[(epoch, 2)]
+        assert set(item["mask"].unique().tolist()) <= {0, 1, 2}
+        assert item["mask"].dtype == torch.int64
+        assert agrees(item["image"], item["mask"]) > 0.6  # edges between classes are blurred in the image
+    assert not data.train_dataset.deterministic
+
+
+@pytest.mark.parametrize("option", ["brightness", "contrast", "gamma", "saturation", "hue"])
+def test_each_change_of_colours_does_something_and_stays_in_range(root: Path, option: str) -> None:
+    plain = built(root, crop="center", flip_prob=0.0).train_dataset[1]
+    changed = built(root, crop="center", flip_prob=0.0, **{option: 0.3}).train_dataset[(0, 1)]
+    assert not torch.equal(changed["image"], plain["image"])
+    assert 0.0 <= changed["image"].min() <= changed["image"].max() <= 1.0
+    assert torch.equal(changed["mask"], plain["mask"])
+
+
+def test_some_training_images_keep_their_labels(root: Path) -> None:
+    names = {seed: built(root, num_train=3, train_seed=seed).train_dataset.names for seed in range(4)}
+    assert all(len(set(found)) == 3 for found in names.values())
+    assert len({tuple(found) for found in names.values()}) > 1
+    assert built(root, num_train=3, train_seed=0, seed=9).train_dataset.names == names[0]
+    assert len(built(root, num_train=3).val_dataset) == 3
+    with pytest.raises(ValueError, match="datamodule.num_train is 9, but there are 8 training images"):
+        built(root, num_train=9)
+
+
 def test_a_rater_is_drawn_in_training_and_all_are_given_in_evaluation(tmp_path: Path) -> None:
     for number in range(4):
         write_pair(tmp_path / "train", number, raters=2 if number else 1)
@@ -283,6 +336,8 @@ def test_wrong_data_is_one_sentence_before_training(
             "datamodule.size_px=null keeps images whole, so datamodule.crop=random has nothing to do",
         ),
         ({"brightness": 2.0}, r"datamodule.brightness is 2.0; expected a number in \[0, 1\]"),
+        ({"rotation": -1.0}, "datamodule.rotation is -1.0; expected 0 or more"),
+        ({"num_train": 0}, "datamodule.num_train is 0; expected at least 1"),
         ({"num_classes": 1}, "datamodule.num_classes is 1; expected at least 2, with the background"),
         ({"mask_values": [0, 0]}, r"datamodule.mask_values is \[0, 0\]; expected different values"),
         ({"max_pixels": 0}, "datamodule.max_pixels is 0; expected at least 1"),
