@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diffusion.bridge_paths import BridgePath
 from diffusion.choices import check_literal
+from diffusion.objectives import mean_of_each
 
 BridgePrediction = Literal["delta", "difference", "sample", "grad"]
 BridgeWeighting = Literal["uniform", "i2sb"]
@@ -95,8 +96,9 @@ class BridgeObjective:
         noise: Tensor | None,
         timestep: Tensor,
         source: Tensor | None = None,
+        valid: Tensor | None = None,
     ) -> Tensor:
-        """Weighted squared or absolute error of each sample, float32 (B,)."""
+        """Weighted squared or absolute error of each sample, float32 (B,), over cells where `valid` (B, 1, h, w) is 1."""
         error = pred.float() - self.target(clean, noise, timestep, source)
         error = error.square() if self.norm == "l2" else error.abs()
-        return self.weight(timestep) * error.flatten(1).mean(1)
+        return self.weight(timestep) * mean_of_each(error, valid)

@@ -100,7 +100,15 @@ class GaussianObjective:
         noise: Tensor | None,
         timestep: Tensor,
         source: Tensor | None = None,
+        valid: Tensor | None = None,
     ) -> Tensor:
-        """Weighted squared error of each sample, float32 (B,)."""
-        error = (pred.float() - self.target(clean, noise, timestep)).square().flatten(1).mean(1)
-        return self.weight(timestep) * error
+        """Weighted squared error of each sample, float32 (B,), over the cells where `valid` (B, 1, h, w) is 1; None = all."""
+        error = (pred.float() - self.target(clean, noise, timestep)).square()
+        return self.weight(timestep) * mean_of_each(error, valid)
+
+
+def mean_of_each(error: Tensor, valid: Tensor | None) -> Tensor:
+    """The mean (B,) of each sample of errors (B, C, h, w), over cells where `valid` (B, 1, h, w) is 1; 0 where none is."""
+    if valid is None:
+        return error.flatten(1).mean(1)
+    return (error * valid).flatten(1).sum(1) / valid.expand_as(error).flatten(1).sum(1).clamp_min(1)

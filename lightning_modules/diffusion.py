@@ -92,6 +92,10 @@ class DiffusionModule(TranslationModule):
         """The network's prediction (B, Z, h, w) at x_t (B, Z, h, w), timestep int64 (B,)."""
         raise TypeError(f"{type(self).__name__} does not say what its network predicts")
 
+    def valid(self, batch: Batch) -> Tensor | None:
+        """Which cells count in the denoising loss, 0 or 1 (B, 1, h, w); None = all."""
+        return None
+
     def further_losses(self, step: Step) -> dict[str, Tensor]:
         """Further scalar terms of a step, by name and weighted."""
         return {}
@@ -127,7 +131,7 @@ class DiffusionModule(TranslationModule):
         x_t = self.path.corrupt(clean, noise, timestep, source)
         condition = self.condition(batch)
         pred = self.denoise(x_t, timestep, condition)
-        error = self.objective.loss(pred, clean, noise, timestep, source)
+        error = self.objective.loss(pred, clean, noise, timestep, source, self.valid(batch))
         if not self.training:
             self._log_quarters(error, timestep)
         step = Step(batch, clean, source, x_t, timestep, condition, pred, self.objective)
