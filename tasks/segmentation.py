@@ -23,7 +23,7 @@ class Segmentation(Task):
     """What counts as a class, as void, and as near.
 
     Results: `mask` int64 (B, H, W), the main one; where a method has them `probability`, float (B, H, W) of the
-    foreground or (B, K, H, W) of all classes, `uncertainty`, float (B, H, W), and `samples`, int64 (B, H, W) each; several
+    foreground or (B, K, H, W) or K times (B, H, W) of all classes, `uncertainty`, float (B, H, W), and `samples`, int64 (B, H, W) each; several
     samples of `mask` are taken as these.
     """
 
@@ -108,7 +108,13 @@ class Segmentation(Task):
         """Masks, their boundaries, and of probability, uncertainty, samples and raters what there is."""
         given: dict[str, Any] = {"pred": main_result(results), "target": batch_entry(batch, "mask")}
         given["surfaces"] = surface_distances(**given, spacing=self.spacing, **self.classes)
-        given |= {key: first_sample(results[key]) for key in ("probability", "uncertainty") if key in results}
+        if "uncertainty" in results:
+            given["uncertainty"] = first_sample(results["uncertainty"])
+        if "probability" in results:
+            probability = results["probability"]
+            given["probability"] = (
+                probability if isinstance(probability, Tensor) else torch.stack(list(probability), 1)
+            )
         samples = results.get("samples", next(iter(results.values())))
         if not isinstance(samples, Tensor):
             given["samples"] = list(samples)

@@ -12,11 +12,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
+from networks.latent_diffusion_parts import LatentDiffusionParts
 from reliability.checkpoint_io import read_checkpoint
 from runs.choices import CONF, groups, options
 from runs.config import dotted_keys, load_config, resolved
 from runs.folder import status
 from runs.load import load_run
+from tests.models import tiny_parts, tiny_unet
 from tests.networks.sd_folder import save_sd_folder
 from tests.runs.conftest import door  # noqa: F401
 
@@ -37,12 +39,24 @@ SHORT = {
 # Experiments of papers stand on models that are downloaded: tiny ones of the same layout take their place.
 PAPER = {"module.parts.source": "{base}"}
 # What a single experiment needs besides.
-FURTHER: dict[str, dict[str, str]] = {}
+FURTHER: dict[str, dict[str, str]] = {
+    "ddpm_seg": {"module.parts.source": "{pixels}", "module.blocks": "[0,1]"},
+    **{
+        f"paper/segdiff_{name}": {
+            "datamodule.root": "{masks}",
+            "module.network.num_blocks": "1",
+            "module.network.block_out_channels": str([32] * num_levels).replace(" ", ""),
+            "module.network.layers_per_block": "1",
+            "module.network.attention_head_dim": "16",
+        }
+        for name, num_levels in (("cityscapes", 6), ("monuseg", 7), ("vaihingen", 7))
+    },
+}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A Stable Diffusion folder of a few kilobytes, and captioned photos in two splits."""
+    """A Stable Diffusion folder of a few kilobytes and one of pixels, captioned photos and masks in two splits."""
     base, photos = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("photos")
     save_sd_folder(base)
     random = np.random.default_rng(0)
@@ -54,7 +68,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             Image.fromarray(pixels).save(photos / split / f"{number}.png")
             lines.append(json.dumps({"file_name": f"{number}.png", "text": "a photo of nothing"}))
         (photos / split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
-    return {"base": str(base), "photos": str(photos)}
+    pixels, masks = tmp_path_factory.mktemp("pixels"), tmp_path_factory.mktemp("masks")
+    tiny = tiny_parts(text=False)
+    LatentDiffusionParts(unet=tiny_unet(None, 3), vae=None, scheduler=tiny.scheduler).save(pixels)
+    for split in ("train", "val"):
+        for kind, shape in (("images", (72, 80, 3)), ("masks", (72, 80))):
+            (masks / split / kind).mkdir(parents=True)
+            for number in range(6):
+                values = random.integers(0, 256 if kind == "images" else 2, shape, dtype=np.uint8)
+                Image.fromarray(values).save(masks / split / kind / f"{number}.png")
+    return {"base": str(base), "photos": str(photos), "pixels": str(pixels), "masks": str(masks)}
 
 
 def composed(*words: str) -> Any:

@@ -147,6 +147,7 @@ IMPORT_NAMES = {
     "pillow": "PIL",
     "pyyaml": "yaml",
     "scikit-image": "skimage",
+    "simpleitk": "SimpleITK",
 }
 
 

@@ -1,0 +1,127 @@
+"""SegDiff: segmentation by diffusion of the mask (Amit et al. 2021, arXiv 2112.00390)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffusion.codecs import Codec, IdentityCodec, LatentCodec
+from diffusion.mask_codec import MaskCodec
+from diffusion.objectives import GaussianObjective, Prediction
+from diffusion.paths import GaussianPath
+from lightning_modules.base import Batch, Results
+from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.segmenter import (
+    EnsembleOptions,
+    by_windows,
+    one_hot,
+    segmentation_results,
+    standardized,
+)
+from tasks.segmentation import Segmentation
+
+# Noise of one sample in further windows is keyed this far apart.
+_WINDOW_STRIDE = 1 << 16
+
+
+class SegDiff(DiffusionModule):
+    """Draws masks under an image; their mean is the probability of the classes, their disagreement the uncertainty.
+
+    Args:
+        network: has `encode(image) -> features`, computed once per image, and (x_t, timestep, features) -> prediction.
+        num_classes: K, with the background; two classes are one channel, more are a channel each.
+        ignore_index: id of void pixels, which do not count in the loss; None = there are none.
+        autoencoder: diffuse the masks in the latents of this diffusers autoencoder (SDSeg); None = in pixels.
+        path: of noise.
+        prediction: what the network predicts.
+        shared: as DiffusionModule.
+    """
+
+    Options = EnsembleOptions
+    task = Segmentation
+
+    def __init__(
+        self,
+        *,
+        network: Any,
+        num_classes: int = 2,
+        ignore_index: int | None = None,
+        autoencoder: Any = None,
+        path: GaussianPath,
+        prediction: Prediction = "epsilon",
+        **shared: Any,
+    ) -> None:
+        channels = 1 if num_classes == 2 else num_classes
+        codec: Codec = IdentityCodec(channels)
+        if autoencoder is not None:
+            codec = MaskCodec(LatentCodec(autoencoder), channels)
+        objective = GaussianObjective(path, prediction=prediction)
+        super().__init__(codec=codec, path=path, objective=objective, **shared)
+        self.network, self.num_classes, self.num_channels = network, num_classes, channels
+        self.ignore_index = ignore_index
+        self.train_only(network)
+
+    def clean(self, batch: Batch) -> Tensor:
+        return self.codec.encode(one_hot(batch["mask"], self.num_classes)[:, -self.num_channels :])
+
+    def valid(self, batch: Batch) -> Tensor | None:
+        if self.ignore_index is None:
+            return None
+        void = (batch["mask"] == self.ignore_index)[:, None].float()
+        return 1 - F.max_pool2d(void, self.codec.downscale)
+
+    def encodings(self) -> dict[str, Any]:
+        return {}  # of images, and these are of masks
+
+    def condition(self, batch: Batch) -> Any:
+        return self.network.encode(standardized(self.images(batch)))
+
+    def denoise(self, x_t: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+        return self.network(x_t, timestep, condition)
+
+    @torch.no_grad()
+    def results(self, batch: Batch, options: EnsembleOptions) -> Results:
+        image = self.images(batch)
+
+        def samples(part: Tensor, window: int) -> Tensor:
+            features = self.network.encode(part)  # once, however many steps and samples follow
+            height, width = part.shape[-2:]
+            drawn = []
+            for number in range(options.num_samples):
+                numbers = self.sample_numbers(batch, number + window * _WINDOW_STRIDE)
+                x_0 = self.draw_from_noise(
+                    lambda x_t, timestep: self.denoise(x_t, timestep, features),
+                    (height, width),
+                    numbers,
+                    options,
+                )
+                drawn.append(self._probability(self.codec.to_picture(x_0)))
+            return torch.stack(drawn)
+
+        drawn = by_windows(
+            samples,
+            standardized(image),
+            window=options.window or self.working_px or max(image.shape[-2:]),
+            overlap=options.overlap,
+            grid_px=self.network.grid_px,
+        )
+        return segmentation_results(drawn, image, options.fusion)
+
+    @torch.no_grad()
+    def rows(self, batch: Batch, options: EnsembleOptions) -> Iterator[tuple[str, Results]]:
+        yield from super().rows(batch, options)
+        if isinstance(self.codec, MaskCodec):
+            known = self._probability(self.codec.to_picture(self.clean(batch)))
+            yield "autoencoder's ceiling", segmentation_results(known[None], self.images(batch))
+
+    def _probability(self, shares: Tensor) -> Tensor:
+        """(B, K, H, W) of the diffused channels."""
+        return torch.cat([1 - shares, shares], dim=1) if self.num_classes == 2 else shares
+
+    def protocol(self, options: EnsembleOptions) -> dict[str, Any]:
+        return {"num_classes": self.num_classes}
+
+    def exported(self) -> dict[str, Any]:
+        return {"network": self.network}

@@ -1,0 +1,171 @@
+"""What the methods of segmentation share: classes as channels, large images by windows, samples as one result.
+
+Shapes: B batch, C image channels, K classes, S samples, H/W pixels.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from kornia.losses import dice_loss
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffusion.choices import check_literal
+from lightning_modules.base import Results
+from lightning_modules.options import SamplingOptions, option
+from tasks.segmentation import Segmentation
+
+# No pixel has it.
+NO_VOID = -100
+
+Fusion = Literal["mean", "majority", "staple"]
+Uncertainty = Literal["entropy", "disagreement"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowOptions:
+    """How a large image is cut.
+
+    Raises:
+        ValueError: a window below one pixel, or an overlap outside [0, 1).
+    """
+
+    window: int | None = option("side in pixels of the windows of an image; the run's own if not given", None)
+    overlap: float = option("share of a window that it has in common with the next", 0.25)
+
+    def __post_init__(self) -> None:
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window} is not a side of at least 1 pixel")
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap={self.overlap} is not a share from 0, below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleOptions(WindowOptions, SamplingOptions):
+    """Sampling of several masks and how they become one."""
+
+    num_samples: int = option("masks that are drawn for each image", 5)
+    fusion: str = option("mean of the samples' probabilities, majority of their classes, or staple", "mean")
+
+    def __post_init__(self) -> None:
+        SamplingOptions.__post_init__(self)
+        WindowOptions.__post_init__(self)
+        check_literal("fusion", self.fusion, Fusion)
+
+
+def standardized(image: Tensor) -> Tensor:
+    """Each image (B, C, H, W) with mean 0 and standard deviation 1 over all its values, as nnU-Net does; a flat one is 0."""
+    mean = image.mean(dim=(1, 2, 3), keepdim=True)
+    return (image - mean) / image.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)
+
+
+def one_hot(mask: Tensor, num_classes: int) -> Tensor:
+    """Class ids (B, H, W) as channels float32 (B, K, H, W) of 0 and 1; ids outside the classes (void) are 0 in all."""
+    return (mask[:, None] == torch.arange(num_classes, device=mask.device)[:, None, None]).float()
+
+
+def segmentation_loss(logits: Tensor, mask: Tensor, ignore_index: int = NO_VOID) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and soft Dice, scalars, of logits (B, K, H, W) and class ids (B, H, W); void pixels count nowhere.
+
+    Dice is the mean over classes and images, as in nnU-Net (Isensee et al. 2021).
+    """
+    cross_entropy = F.cross_entropy(logits, mask, ignore_index=ignore_index, reduction="sum")
+    cross_entropy = cross_entropy / (mask != ignore_index).sum().clamp_min(1)  # 0 where all is void
+    return cross_entropy, dice_loss(logits, mask, average="macro", ignore_index=ignore_index)
+
+
+def by_windows(
+    segment: Callable[[Tensor, int], Tensor], image: Tensor, *, window: int, overlap: float, grid_px: int
+) -> Tensor:
+    """What `segment` makes of an image, window by window, blended where windows overlap.
+
+    Args:
+        segment: (window of the image (B, C, h, w), its number) -> (..., h, w); h and w are multiples of `grid_px`.
+        image: (B, C, H, W) of any size; what a window lacks is mirrored, or repeated where it is too small to mirror.
+        window: side of the windows in pixels, rounded up to the grid.
+        overlap: least share of a window in common with the next.
+        grid_px: see `segment`.
+    """
+    height, width = image.shape[-2:]
+    side = math.ceil(window / grid_px) * grid_px
+    sides = [min(side, math.ceil(length / grid_px) * grid_px) for length in (height, width)]
+    missing = [max(0, part - length) for part, length in zip(sides, (height, width), strict=True)]
+    mode = "reflect" if missing[0] < height and missing[1] < width else "replicate"
+    whole = F.pad(image, (0, missing[1], 0, missing[0]), mode=mode)
+    tops, lefts = (
+        _starts(length, part, overlap) for length, part in zip(whole.shape[-2:], sides, strict=True)
+    )
+    # A Hann window, so that seams fade; never 0, since the corners of the image have one window alone.
+    weight = torch.outer(*(torch.hann_window(part + 2, periodic=False)[1:-1] for part in sides))
+    weight = weight.clamp_min(1e-3).to(image.device)
+    total: Tensor | None = None
+    weights = image.new_zeros(whole.shape[-2:])
+    places = [(top, left) for top in tops for left in lefts]
+    for number, (top, left) in enumerate(places):
+        part = (..., slice(top, top + sides[0]), slice(left, left + sides[1]))
+        found = segment(whole[part], number)
+        if len(places) == 1:
+            return found[..., :height, :width]
+        total = found.new_zeros(*found.shape[:-2], *whole.shape[-2:]) if total is None else total
+        total[part] += found * weight
+        weights[part] += weight
+    assert total is not None
+    return (total / weights)[..., :height, :width]
+
+
+def _starts(length: int, part: int, overlap: float) -> list[int]:
+    """Where windows of a side begin, evenly spaced from edge to edge."""
+    if part >= length:
+        return [0]
+    count = math.ceil((length - part) / max(1.0, part * (1 - overlap))) + 1
+    return [round(number * (length - part) / (count - 1)) for number in range(count)]
+
+
+def segmentation_results(
+    samples: Tensor, image: Tensor, fusion: str = "mean", *, uncertainty: Uncertainty = "entropy"
+) -> Results:
+    """Mask, probability, uncertainty and an overlay on the image (B, 3, H, W) in [0, 1] of class probabilities (S, B, K, H, W), and the samples' own masks if S > 1.
+
+    The probability is of class 1 where there are two, else one map of each class. The uncertainty is the entropy of the fused
+    probabilities, or the samples' disagreement, their Jensen-Shannon divergence: the entropy of their mean less the mean
+    of their entropies; both over the largest entropy, log K.
+    """
+    masks = samples.argmax(2)
+    num_classes = samples.shape[2]
+    if fusion == "majority":
+        samples = torch.stack([one_hot(mask, num_classes) for mask in masks])
+    probability = staple(masks, num_classes) if fusion == "staple" else samples.mean(0)
+    probability = probability / probability.sum(1, keepdim=True).clamp_min(1e-6)
+    entropy = _entropy(probability)
+    if uncertainty == "disagreement":
+        entropy = entropy - torch.stack([_entropy(sample) for sample in samples]).mean(0)
+    results: dict[str, Tensor | list[Tensor]] = {
+        "mask": probability.argmax(1),
+        "probability": probability[:, 1] if num_classes == 2 else list(probability.unbind(1)),
+        "uncertainty": (entropy / math.log(num_classes)).clamp(0, 1),
+    }
+    overlay = Segmentation(num_classes=num_classes).picture({"mask": probability.argmax(1)}, {"image": image})
+    return results | {"overlay": overlay} | ({"samples": list(masks)} if len(masks) > 1 else {})
+
+
+def staple(masks: Tensor, num_classes: int) -> Tensor:
+    """Probabilities (B, K, H, W) of the truth behind masks (S, B, H, W) that err at rates of their own (Warfield et al. 2004).
+
+    SimpleITK's expectation maximisation, class by class against all others.
+    """
+    import SimpleITK
+
+    found = torch.zeros(masks.shape[1], num_classes, *masks.shape[2:])
+    for row, drawn in enumerate(masks.unbind(1)):
+        for number in drawn.unique().tolist():
+            votes = [SimpleITK.GetImageFromArray(mask) for mask in (drawn == number).byte().cpu().numpy()]
+            found[row, number] = torch.from_numpy(SimpleITK.GetArrayFromImage(SimpleITK.STAPLE(votes, 1.0)))
+    return found.to(masks.device)
+
+
+def _entropy(probability: Tensor) -> Tensor:
+    """Of class probabilities (B, K, H, W), in nats (B, H, W)."""
+    return torch.special.entr(probability).sum(1)
