@@ -44,6 +44,7 @@ FURTHER: dict[str, dict[str, str]] = {
     **{
         f"paper/segdiff_{name}": {
             "datamodule.root": "{masks}",
+            "datamodule.size_px": "128",
             "module.network.num_blocks": "1",
             "module.network.block_out_channels": str([32] * num_levels).replace(" ", ""),
             "module.network.layers_per_block": "1",
