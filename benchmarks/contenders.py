@@ -49,7 +49,8 @@ def _batches(dataset: PhotoDataset, batch_size: int) -> Iterator[dict[str, Any]]
     return itertools.cycle([default_collate(rows[start : start + batch_size]) for start in starts])
 
 
-def _config(*overrides: str) -> dict[str, Any]:
+def composed(*overrides: str) -> dict[str, Any]:
+    """The resolved config of a training with these words."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return resolved(compose("train", list(overrides)))
 
@@ -57,8 +58,8 @@ def _config(*overrides: str) -> dict[str, Any]:
 def _parts() -> LatentDiffusionParts:
     """New weights at the sizes of conf/module/latent_diffusion.yaml and conf/module/autoencoder.yaml."""
     torch.manual_seed(0)
-    vae = _config("experiment=autoencoder")["module"]["vae"]
-    return build(_config("experiment=latent_diffusion")["module"]["parts"] | {"vae": vae}, "module.parts")
+    vae = composed("experiment=autoencoder")["module"]["vae"]
+    return build(composed("experiment=latent_diffusion")["module"]["parts"] | {"vae": vae}, "module.parts")
 
 
 class Bare:
@@ -178,7 +179,7 @@ class Ours:
 
     def _default_callbacks(self) -> list[L.Callback]:
         """Those of conf/callbacks/default.yaml that act in a step; `last` writes once, after the clock."""
-        config = _config(
+        config = composed(
             "experiment=colorize_controlnet",
             f"run_dir={self.folder}",
             "trainer.log_every_n_steps=10",

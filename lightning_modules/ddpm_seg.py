@@ -15,7 +15,14 @@ from diffusion.paths import GaussianPath
 from diffusion.seeding import generators, randn, stream_number
 from lightning_modules.base import Batch, Results, TranslationModule
 from lightning_modules.options import option
-from lightning_modules.segmenter import NO_VOID, Fusion, WindowOptions, by_windows, segmentation_results
+from lightning_modules.segmenter import (
+    NO_VOID,
+    Fusion,
+    Place,
+    WindowOptions,
+    by_windows,
+    segmentation_results,
+)
 from networks.latent_diffusion_parts import LatentDiffusionParts
 from networks.pixel_mlps import PixelMlps
 from tasks.segmentation import Segmentation
@@ -165,9 +172,9 @@ class DdpmSeg(TranslationModule):
     def results(self, batch: Batch, options: VotingOptions) -> Results:
         image = self.images(batch)
 
-        def members(part: Tensor, _: int) -> Tensor:
-            size_px = (part.shape[-2], part.shape[-1])
-            return self.mlps(self.features(part), size_px).float().softmax(2)
+        def members(parts: Tensor, _: list[Place]) -> Tensor:
+            size_px = (parts.shape[-2], parts.shape[-1])
+            return self.mlps(self.features(parts), size_px).float().softmax(2)
 
         drawn = by_windows(
             members,

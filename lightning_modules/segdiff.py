@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from einops import rearrange
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,6 +17,8 @@ from lightning_modules.base import Batch, Results
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.segmenter import (
     EnsembleOptions,
+    Place,
+    at_once,
     by_windows,
     one_hot,
     segmentation_results,
@@ -85,20 +89,26 @@ class SegDiff(DiffusionModule):
     def results(self, batch: Batch, options: EnsembleOptions) -> Results:
         image = self.images(batch)
 
-        def samples(part: Tensor, window: int) -> Tensor:
-            features = self.network.encode(part)  # once, however many steps and samples follow
-            height, width = part.shape[-2:]
-            drawn = []
-            for number in range(options.num_samples):
-                numbers = self.sample_numbers(batch, number + window * _WINDOW_STRIDE)
+        def numbers_of(sample: int, window: int) -> list[int]:
+            return self.sample_numbers(batch, sample + window * _WINDOW_STRIDE)
+
+        def samples(parts: Tensor, places: list[Place]) -> Tensor:
+            features = self.network.encode(parts)  # once, however many steps and samples follow
+            size_px, drawn = (parts.shape[-2], parts.shape[-1]), []
+            count = max(1, at_once(size_px) // len(parts))
+            for first in range(0, options.num_samples, count):
+                some = range(first, min(first + count, options.num_samples))
+                times = len(some)
+                repeated = apply_to_collection(features, Tensor, lambda x, n=times: torch.cat([x] * n))
+                numbers = [numbers_of(sample, window)[row] for sample in some for row, window in places]
                 x_0 = self.draw_from_noise(
-                    lambda x_t, timestep: self.denoise(x_t, timestep, features),
-                    (height, width),
+                    lambda x_t, timestep, given=repeated: self.denoise(x_t, timestep, given),
+                    size_px,
                     numbers,
                     options,
                 )
                 drawn.append(self._probability(self.codec.to_picture(x_0)))
-            return torch.stack(drawn)
+            return rearrange(torch.cat(drawn), "(s n) k h w -> s n k h w", n=len(parts))
 
         drawn = by_windows(
             samples,

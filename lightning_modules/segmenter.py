@@ -4,7 +4,7 @@ Shapes: B batch, C image channels, K classes, S samples, H/W pixels.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,10 @@ from tasks.segmentation import Segmentation
 
 # No pixel has it.
 NO_VOID = -100
+
+_PIXELS_AT_ONCE = 1 << 20
+
+Place = tuple[int, int]  # of a window: row of its image in the batch, its number in the image
 
 Fusion = Literal["mean", "majority", "staple"]
 Uncertainty = Literal["entropy", "disagreement"]
@@ -78,12 +82,17 @@ def segmentation_loss(logits: Tensor, mask: Tensor, ignore_index: int = NO_VOID)
 
 
 def by_windows(
-    segment: Callable[[Tensor, int], Tensor], image: Tensor, *, window: int, overlap: float, grid_px: int
+    segment: Callable[[Tensor, list[Place]], Tensor],
+    image: Tensor,
+    *,
+    window: int,
+    overlap: float,
+    grid_px: int,
 ) -> Tensor:
-    """What `segment` makes of an image, window by window, blended where windows overlap.
+    """What `segment` makes of images (S, B, K, H, W), several windows at a time, blended where windows overlap.
 
     Args:
-        segment: (window of the image (B, C, h, w), its number) -> (..., h, w); h and w are multiples of `grid_px`.
+        segment: (windows (N, C, h, w), their N places) -> (S, N, K, h, w); h and w are multiples of `grid_px`.
         image: (B, C, H, W) of any size; what a window lacks is mirrored, or repeated where it is too small to mirror.
         window: side of the windows in pixels, rounded up to the grid.
         overlap: least share of a window in common with the next.
@@ -98,22 +107,28 @@ def by_windows(
     tops, lefts = (
         _starts(length, part, overlap) for length, part in zip(whole.shape[-2:], sides, strict=True)
     )
+    parts = [(slice(y, y + sides[0]), slice(x, x + sides[1])) for y in tops for x in lefts]
+    places = [(row, number) for number in range(len(parts)) for row in range(len(image))]
     # A Hann window, so that seams fade; never 0, since the corners of the image have one window alone.
     weight = torch.outer(*(torch.hann_window(part + 2, periodic=False)[1:-1] for part in sides))
     weight = weight.clamp_min(1e-3).to(image.device)
-    total: Tensor | None = None
     weights = image.new_zeros(whole.shape[-2:])
-    places = [(top, left) for top in tops for left in lefts]
-    for number, (top, left) in enumerate(places):
-        part = (..., slice(top, top + sides[0]), slice(left, left + sides[1]))
-        found = segment(whole[part], number)
-        if len(places) == 1:
-            return found[..., :height, :width]
-        total = found.new_zeros(*found.shape[:-2], *whole.shape[-2:]) if total is None else total
-        total[part] += found * weight
-        weights[part] += weight
-    assert total is not None
-    return (total / weights)[..., :height, :width]
+    for rows, columns in parts:
+        weights[rows, columns] += weight
+    count, total = at_once(sides), torch.empty(0)
+    for first in range(0, len(places), count):
+        some = places[first : first + count]
+        found = segment(torch.stack([whole[row][:, *parts[number]] for row, number in some]), some)
+        if first == 0:
+            total = found.new_zeros(len(found), len(image), found.shape[2], *whole.shape[-2:])
+        for (row, number), values in zip(some, found.unbind(1), strict=True):
+            total[:, row, :, *parts[number]] += values * (weight / weights[parts[number]])
+    return total[..., :height, :width]
+
+
+def at_once(sides: Sequence[int]) -> int:
+    """Windows of these sides that a network is given together: a million pixels, or one."""
+    return max(1, _PIXELS_AT_ONCE // math.prod(sides))
 
 
 def _starts(length: int, part: int, overlap: float) -> list[int]:

@@ -55,13 +55,13 @@ class UnetSegmentation(TranslationModule):
         image = self.images(batch)
         window = options.window or self.working_px or max(image.shape[-2:])
         probability = by_windows(
-            lambda part, _: self.network(part).float().softmax(1),
+            lambda parts, _: self.network(parts).float().softmax(1)[None],
             standardized(image),
             window=window,
             overlap=options.overlap,
             grid_px=self.network.grid_px,
         )
-        return segmentation_results(probability[None], image)
+        return segmentation_results(probability, image)
 
     def protocol(self, options: WindowOptions) -> dict[str, Any]:
         return {"num_classes": self.num_classes}

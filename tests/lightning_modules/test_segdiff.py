@@ -6,6 +6,7 @@ import torch
 from diffusion.objectives import GaussianObjective
 from diffusion.paths import GaussianPath
 from diffusion.samplers import Sampler
+from lightning_modules import segmenter
 from lightning_modules.segdiff import SegDiff
 from networks.segdiff import SegDiffNetwork
 from tests.lightning_modules.test_unet_segmentation import discs
@@ -44,8 +45,9 @@ def test_encoding_once_equals_encoding_at_every_step():
     options = module.Options(num_samples=2)
     once = module.results(batch, options)["probability"]
     image = module.images(batch)
+    again = torch.cat([image, image])  # both samples are drawn together
     module.denoise = lambda x_t, timestep, _: module.network(
-        x_t, timestep, module.condition(batch | {"image": image})
+        x_t, timestep, module.condition(batch | {"image": again})
     )
     torch.testing.assert_close(module.results(batch, options)["probability"], once)
 
@@ -54,7 +56,8 @@ def test_a_sample_depends_on_its_key_alone():
     module, batch = make(), discs(3)
     whole = module.results(batch, module.Options(num_samples=2))
     more = module.results(batch, module.Options(num_samples=3))
-    assert all(torch.equal(a, b) for a, b in zip(whole["samples"], more["samples"], strict=False))
+    for first, again in zip(whole["samples"], more["samples"], strict=False):
+        assert (first == again).float().mean() > 0.99
     alone = {k: v[1:2] for k, v in batch.items()}
     drawn = module.results(alone, module.Options(num_samples=2))["probability"]
     torch.testing.assert_close(drawn, whole["probability"][1:2], atol=1e-4, rtol=0)
@@ -74,6 +77,16 @@ def test_a_photo_of_any_size_gets_results_of_its_size(num_classes, patch_px):
     maps = [results["probability"]] if num_classes == 2 else results["probability"]
     assert [tuple(p.shape) for p in maps] == [(1, 30, 45)] * (1 if num_classes == 2 else 4)
     assert len(results["samples"]) == 2
+
+
+@pytest.mark.parametrize("pixels", [1, 16 * 16 * 5])
+def test_samples_and_windows_drawn_together_are_those_drawn_alone(pixels, monkeypatch):
+    module = make()
+    batch = {"image": torch.randint(0, 256, (2, 3, 30, 45), dtype=torch.uint8), "index": torch.arange(2)}
+    options = module.Options(num_samples=3, window=16)
+    together = module.results(batch, options)["probability"]
+    monkeypatch.setattr(segmenter, "_PIXELS_AT_ONCE", pixels)
+    torch.testing.assert_close(module.results(batch, options)["probability"], together, atol=1e-4, rtol=0)
 
 
 def test_windows_have_noise_of_their_own():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lightning_modules import segmenter
 from lightning_modules.segmenter import (
     EnsembleOptions,
     WindowOptions,
@@ -19,27 +20,35 @@ from lightning_modules.segmenter import (
 
 @pytest.mark.parametrize("size", [(32, 32), (37, 61), (5, 90), (1, 1), (100, 16)])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
-def test_windows_of_the_identity_give_the_image_back(size, overlap):
+@pytest.mark.parametrize("pixels", [1, 700, 1 << 20])
+def test_windows_of_the_identity_give_the_image_back(size, overlap, pixels, monkeypatch):
     image = torch.rand(2, 3, *size)
     seen = []
 
-    def segment(part, number):
-        seen.append(number)
-        assert part.shape[-2] % 4 == part.shape[-1] % 4 == 0
-        assert max(part.shape[-2:]) <= 16
-        return part[None]
+    def segment(parts, places):
+        seen.extend(places)
+        assert len(parts) == len(places)
+        assert parts.shape[-2] % 4 == parts.shape[-1] % 4 == 0
+        assert max(parts.shape[-2:]) <= 16
+        return torch.stack([parts, 1 - parts])
 
+    monkeypatch.setattr(segmenter, "_PIXELS_AT_ONCE", pixels)
     found = by_windows(segment, image, window=14, overlap=overlap, grid_px=4)
-    assert found.shape == (1, 2, 3, *size)
+    assert found.shape == (2, 2, 3, *size)
     torch.testing.assert_close(found[0], image)
-    assert seen == list(range(len(seen)))
+    torch.testing.assert_close(found[1], 1 - image)
+    assert seen == [(row, number) for number in range(len(seen) // 2) for row in (0, 1)]
 
 
 def test_an_image_in_one_window_is_seen_whole():
     image = torch.rand(1, 3, 24, 40)
     shapes = []
     by_windows(
-        lambda part, _: shapes.append(part.shape[-2:]) or part, image, window=40, overlap=0.5, grid_px=8
+        lambda parts, _: shapes.append(parts.shape[-2:]) or parts[None],
+        image,
+        window=40,
+        overlap=0.5,
+        grid_px=8,
     )
     assert shapes == [(24, 40)]
 
@@ -48,9 +57,9 @@ def test_windows_overlap_by_at_least_the_share():
     starts = []
     image = torch.arange(100.0).expand(1, 1, 20, 100)
 
-    def segment(part, _):
-        starts.append(int(part[0, 0, 0, 0]))
-        return part
+    def segment(parts, _):
+        starts.extend(int(part[0, 0, 0]) for part in parts)
+        return parts[None]
 
     by_windows(segment, image, window=20, overlap=0.5, grid_px=1)
     steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
