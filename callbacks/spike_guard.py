@@ -51,7 +51,7 @@ class SpikeGuard(StepCallback):
         num_skipped, num_rollbacks: so far; logged as `spikes/skipped` and `spikes/rollbacks`.
 
     Raises:
-        ValueError: if factor, window or lr_factor is out of range.
+        ValueError: if factor, window, max_skips or lr_factor is out of range.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class SpikeGuard(StepCallback):
         for name, value, fits, expected in (
             ("factor", factor, factor > 1, "above 1"),
             ("window", window, window >= MIN_HISTORY, f"at least {MIN_HISTORY}"),
+            ("max_skips", max_skips, max_skips >= 1, "at least 1"),
             ("lr_factor", lr_factor, 0 < lr_factor <= 1, "in (0, 1]"),
         ):
             if not fits:

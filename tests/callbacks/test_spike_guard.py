@@ -146,6 +146,7 @@ def test_a_resumed_run_decides_as_the_whole_one(fit, tiny, tmp_path):
         ({"factor": 1.0}, "factor is 1.0; expected above 1"),
         ({"window": 3}, "window is 3; expected at least 20"),
         ({"lr_factor": 0.0}, r"lr_factor is 0.0; expected in \(0, 1\]"),
+        ({"max_skips": 0}, "max_skips is 0; expected at least 1"),
     ],
 )
 def test_bad_settings_are_refused(settings, text):
