@@ -98,16 +98,9 @@ class SegDiff(DiffusionModule):
             count = max(1, at_once(size_px) // len(parts))
             for first in range(0, options.num_samples, count):
                 some = range(first, min(first + count, options.num_samples))
-                times = len(some)
-                repeated = apply_to_collection(features, Tensor, lambda x, n=times: torch.cat([x] * n))
+                repeated = apply_to_collection(features, Tensor, _repeated, len(some))
                 numbers = [numbers_of(sample, window)[row] for sample in some for row, window in places]
-                x_0 = self.draw_from_noise(
-                    lambda x_t, timestep, given=repeated: self.denoise(x_t, timestep, given),
-                    size_px,
-                    numbers,
-                    options,
-                )
-                drawn.append(self._probability(self.codec.to_picture(x_0)))
+                drawn.append(self._drawn(repeated, size_px, numbers, options))
             return rearrange(torch.cat(drawn), "(s n) k h w -> s n k h w", n=len(parts))
 
         drawn = by_windows(
@@ -126,6 +119,18 @@ class SegDiff(DiffusionModule):
             known = self._probability(self.codec.to_picture(self.clean(batch)))
             yield "autoencoder's ceiling", segmentation_results(known[None], self.images(batch))
 
+    def _drawn(
+        self, features: Any, size_px: tuple[int, int], numbers: list[int], options: EnsembleOptions
+    ) -> Tensor:
+        """Class probabilities (B, K, H, W), one for each of the B features and numbers."""
+
+        def denoise(x_t: Tensor, timestep: Tensor) -> Tensor:
+            return self.denoise(x_t, timestep, features)
+
+        return self._probability(
+            self.codec.to_picture(self.draw_from_noise(denoise, size_px, numbers, options))
+        )
+
     def _probability(self, shares: Tensor) -> Tensor:
         """(B, K, H, W) of the diffused channels."""
         return torch.cat([1 - shares, shares], dim=1) if self.num_classes == 2 else shares
@@ -135,3 +140,7 @@ class SegDiff(DiffusionModule):
 
     def exported(self) -> dict[str, Any]:
         return {"network": self.network}
+
+
+def _repeated(tensor: Tensor, times: int) -> Tensor:
+    return torch.cat([tensor] * times)
