@@ -138,13 +138,12 @@ def downscale(vae: AutoencoderKL | AutoencoderTiny) -> int:
 
 
 def check_size(image: Tensor, cell_px: int) -> None:
-    """Raises a ValueError for an image (..., H, W) that whole latent cells do not cover: its edge would be lost."""
+    """Raises a ValueError for an image (..., H, W) that whole cells do not cover: its edge would be lost."""
     height, width = image.shape[-2:]
     if height % cell_px or width % cell_px:
         lower = min(height, width) // cell_px * cell_px
         raise ValueError(
-            f"an image of {height}x{width} pixels does not fit the autoencoder, whose latent cells are {cell_px} pixels "
-            f"wide; set datamodule.size_px to a multiple of {cell_px}, such as {lower or cell_px} or "
+            f"an image of {height}x{width} pixels does not fit the model, whose cells are {cell_px} pixels wide; set datamodule.size_px to a multiple of {cell_px}, such as {lower or cell_px} or "
             f"{(lower or cell_px) + cell_px}"
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from datamodules.raster import Raster
@@ -32,8 +33,8 @@ def costs(methods: Sequence[tuple[TranslationModule, Any]], batch: Mapping[str, 
     """The costs of each module with its options on the first image of a batch.
 
     Seconds are the median of three turns, which the methods take one after the other, so that a slow while of the
-    machine slows all of them. Evaluations are the calls of the exported network that is called most often, guidance's
-    second branch counted too. Memory is the process's, or the device's on CUDA; None where it cannot be told.
+    machine slows all of them. Evaluations are the calls of the network that is called most often, guidance's second
+    branch and all samples of the image counted too. Memory is the process's, or the device's on CUDA; None where it cannot be told.
     """
     one = {key: value[:1] for key, value in batch.items() if isinstance(value, (Tensor, list))}
     found: list[Costs] = []
@@ -45,7 +46,7 @@ def costs(methods: Sequence[tuple[TranslationModule, Any]], batch: Mapping[str, 
             {
                 "trained_parameters": sum(p.numel() for p in every if p.requires_grad) / 1e6,
                 "parameters": sum(p.numel() for p in every) / 1e6,
-                "evaluations": max(counts.values(), default=0) / getattr(options, "num_samples", 1) or None,
+                "evaluations": max(counts.values(), default=0) or None,
                 "peak_mib": peak.get("mib"),
             }
         )
@@ -70,16 +71,16 @@ def _complete(results: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _counted(module: TranslationModule) -> Iterator[Counter[str]]:
-    """The number of samples that each exported network has been called with."""
-    counts: Counter[str] = Counter()
+def _counted(module: TranslationModule) -> Iterator[Counter[int]]:
+    """The number of samples that each network of diffusers has been called with."""
+    counts: Counter[int] = Counter()
 
-    def note(name: str, _: nn.Module, given: tuple[Any, ...]) -> None:
+    def note(name: int, _: nn.Module, given: tuple[Any, ...]) -> None:
         counts[name] += len(given[0]) if given and isinstance(given[0], Tensor) else 1
 
     with ExitStack() as hooks:
-        for name, part in module.exported().items():
-            if isinstance(part, nn.Module):
+        for name, part in enumerate(module.modules()):
+            if isinstance(part, ModelMixin):
                 hooks.enter_context(part.register_forward_pre_hook(partial(note, name)))
         yield counts
 

@@ -12,7 +12,7 @@ from diffusion.codecs import check_size
 from diffusion.seeding import Draws, generators, stream_number
 from lightning_modules.learning import Batch, LearningModule
 from lightning_modules.options import NoOptions
-from tasks.base import Task
+from tasks.base import Task, batch_entry
 
 __all__ = ["Batch", "Results", "TranslationModule"]
 
@@ -35,6 +35,7 @@ class TranslationModule(LearningModule):
         Options: the words that predict, evaluate and compare take for this method.
         task: how its results are measured; None = not at all.
         takes_input: whether it works on a photo; False = it generates from nothing or a prompt.
+        measures_samples: whether each row of evaluation is measured by all `num_samples`, or by one.
         pipeline: the class of diffusers that loads an export which has all its parts, if there is one.
         working_px: side of the images that it was trained on; set where a run is loaded.
     """
@@ -42,6 +43,7 @@ class TranslationModule(LearningModule):
     Options: ClassVar[type] = NoOptions
     task: ClassVar[type[Task] | None] = None
     takes_input: ClassVar[bool] = True
+    measures_samples: ClassVar[bool] = True
     pipeline: ClassVar[str | None] = None
     working_px: int | None = None
 
@@ -110,7 +112,7 @@ class TranslationModule(LearningModule):
             raise ValueError(
                 f"{type(self).__name__} needs data with {key}, and these have {', '.join(batch)}; choose another datamodule"
             )
-        image = batch[key].to(self.device)
+        image = batch_entry(batch, key).to(self.device)
         return image.float() / 255 if image.dtype == torch.uint8 else image
 
     def cell_px(self) -> int:

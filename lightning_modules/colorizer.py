@@ -31,6 +31,7 @@ class Colorizer(StableDiffusion):
     """
 
     Options = ColorizationOptions
+    measures_samples = False
     task = Colorization
 
     def __init__(self, *, chroma_scale: float = 1.0, **settings: Any) -> None:

@@ -13,19 +13,21 @@ from diffusion.choices import check_literal
 from diffusion.codecs import Codec, IdentityCodec, LatentCodec
 from diffusion.paths import GaussianPath
 from diffusion.seeding import generators, randn, stream_number
-from lightning_modules.base import Batch, Results, TranslationModule
+from lightning_modules.base import Batch, Results
 from lightning_modules.options import option
 from lightning_modules.segmenter import (
-    NO_VOID,
     Fusion,
     Place,
+    Segmenter,
     WindowOptions,
     by_windows,
     segmentation_results,
 )
 from networks.latent_diffusion_parts import LatentDiffusionParts
 from networks.pixel_mlps import PixelMlps
-from tasks.segmentation import Segmentation
+
+# The first layer of ten members is 1280 channels wide at the size of the image.
+_SHARE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class VotingOptions(WindowOptions):
     """Windows, and how the members of an ensemble become one."""
 
     fusion: str = option(
-        "mean of the members' probabilities, or majority of their classes as in the paper", "mean"
+        "mean of the members' probabilities, majority of their classes as in the paper, or staple", "mean"
     )
 
     def __post_init__(self) -> None:
@@ -41,34 +43,29 @@ class VotingOptions(WindowOptions):
         check_literal("fusion", self.fusion, Fusion)
 
 
-class DdpmSeg(TranslationModule):
+class DdpmSeg(Segmenter):
     """Learns an ensemble of pixel classifiers on features of a frozen, unconditional diffusion model.
 
     Args:
         parts: of the diffusion model, from a run of experiment=latent_diffusion without text; of pixels or of latents.
-        num_classes: K, with the background.
-        ignore_index: id of void pixels, which are never drawn; None = there are none.
         blocks: residual blocks of the U-Net's decoder whose output is read, 0 = the first after the middle.
         timesteps: at which it is read, of noise that all images share.
         num_members: M classifiers.
         widths: of their layers.
         num_pixels: drawn of each image for each member in a step.
         keep_features: keep the features of each training image in memory, for data that are the same in each epoch.
-        shared: as TranslationModule.
+        shared: as Segmenter; void pixels are never drawn.
 
     Raises:
-        ValueError: a model that takes text, or a block or timestep that it lacks.
+        ValueError: a model that takes text, a block or timestep that it lacks, or sizes out of range.
     """
 
     Options = VotingOptions
-    task = Segmentation
 
     def __init__(
         self,
         *,
         parts: LatentDiffusionParts,
-        num_classes: int = 2,
-        ignore_index: int | None = None,
         blocks: Sequence[int] = (2, 3, 4),
         timesteps: Sequence[int] = (50, 150, 250),
         num_members: int = 10,
@@ -83,8 +80,12 @@ class DdpmSeg(TranslationModule):
                 "module.parts holds a model that takes text; give an unconditional one (experiment=latent_diffusion "
                 "with module.parts.text_encoder=null)"
             )
-        self.parts, self.num_classes = parts, num_classes
-        self.ignore_index = NO_VOID if ignore_index is None else ignore_index
+        if num_pixels < 1 or num_members < 1 or len(widths) != 2:
+            raise ValueError(
+                f"module.num_pixels={num_pixels}, num_members={num_members}, widths={list(widths)}; expected at least 1 pixel, "
+                "1 member and the widths of two layers"
+            )
+        self.parts = parts
         self.codec: Codec = (
             IdentityCodec(parts.unet.config.in_channels) if parts.vae is None else LatentCodec(parts.vae)
         )
@@ -97,9 +98,9 @@ class DdpmSeg(TranslationModule):
         ):
             if not found or not all(0 <= number < count for number in found):
                 raise ValueError(f"module.{name} is {list(found)}; this model has 0 to {count - 1}")
-        self._read = [decoder[number] for number in blocks]
+        self._read = [decoder[number] for number in sorted(set(blocks))]  # as the network runs them
         channels = [block.conv2.out_channels for block in self._read] * len(self.timesteps)
-        self.mlps = PixelMlps(channels, num_classes, num_members, (widths[0], widths[1]))
+        self.mlps = PixelMlps(channels, self.num_classes, num_members, (widths[0], widths[1]))
         self._kept: dict[int, list[Tensor]] = {}
         self.train_only(self.mlps)
 
@@ -125,10 +126,13 @@ class DdpmSeg(TranslationModule):
         maps, mask = self._features(batch), batch["mask"]
         height, width = mask.shape[-2:]
         num_members, count = self.mlps.num_members, self.num_pixels
-        drawn = torch.from_numpy(self.draws(batch).uniform("pixels", num_members * count)).to(self.device)
+        drawn = (
+            torch.from_numpy(self.draws(batch).uniform("pixels", num_members * count)).float().to(self.device)
+        )
         # Of the pixels that count, in random order: void ones are never drawn.
         valid = (mask != self.ignore_index).flatten(1)
-        ranks = (drawn * valid.sum(1, keepdim=True)).long()
+        num_valid = valid.sum(1, keepdim=True)
+        ranks = (drawn * num_valid).long().minimum((num_valid - 1).clamp_min(0))  # float32 rounds up to 1
         order = valid.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
         flat = order.gather(1, ranks)
         target = rearrange(mask.flatten(1).gather(1, flat), "b (m p) -> m b p", m=num_members)
@@ -137,9 +141,10 @@ class DdpmSeg(TranslationModule):
         error = F.cross_entropy(
             rearrange(logits.float(), "m b k p -> (m b) k p"),
             rearrange(target, "m b p -> (m b) p"),
-            ignore_index=self.ignore_index,  # an image that is void alone
+            ignore_index=self.ignore_index,
+            reduction="sum",
         )
-        return {"cross_entropy": error}
+        return {"cross_entropy": error / (target != self.ignore_index).sum().clamp_min(1)}  # all may be void
 
     def _features(self, batch: Batch) -> list[Tensor]:
         """The maps of a batch; in training those that are kept are read from memory."""
@@ -181,14 +186,15 @@ class DdpmSeg(TranslationModule):
             image,
             window=options.window or self.working_px or max(image.shape[-2:]),
             overlap=options.overlap,
-            grid_px=self.codec.downscale * 2 ** (len(self.parts.unet.config.block_out_channels) - 1),
+            grid_px=self.cell_px(),
+            share=_SHARE,
         )
         results = dict(segmentation_results(drawn, image, options.fusion, uncertainty="disagreement"))
         results.pop("samples", None)  # members are no samples of the mask
         return results
 
-    def protocol(self, options: VotingOptions) -> dict[str, Any]:
-        return {"num_classes": self.num_classes}
+    def cell_px(self) -> int:
+        return self.codec.downscale * 2 ** (len(self.parts.unet.config.block_out_channels) - 1)
 
     def exported(self) -> dict[str, Any]:
         return {"mlps": self.mlps}

@@ -43,6 +43,7 @@ class LatentDiffusion(StableDiffusion):
     """
 
     Options = GenerationOptions
+    measures_samples = False
     task = Generation
     takes_input = False
     pipeline = "StableDiffusionPipeline"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_modules.diffusion import Step
 from lightning_modules.segdiff import SegDiff
-from lightning_modules.segmenter import NO_VOID, segmentation_loss
+from lightning_modules.segmenter import segmentation_loss
 
 
 class MedSegDiff(SegDiff):
@@ -19,16 +19,21 @@ class MedSegDiff(SegDiff):
         settings: as SegDiff.
 
     Raises:
-        ValueError: an anchor loss for a network without an anchor.
+        ValueError: an anchor without its loss, a loss without an anchor, or an anchor of other classes.
     """
 
     def __init__(self, *, anchor_weight: float = 1.0, anchor_every: int = 1, **settings: Any) -> None:
         super().__init__(**settings)
-        if anchor_weight and getattr(self.network, "anchor", None) is None:
+        has_anchor = getattr(self.network, "anchor", None) is not None
+        if bool(anchor_weight) != has_anchor:
             raise ValueError(
-                f"module.anchor_weight={anchor_weight} trains an anchor that the network lacks; set it to 0, or "
-                "module.network.anchor_classes to the number of classes"
+                f"module.anchor_weight={anchor_weight}, but the network has {'an' if has_anchor else 'no'} anchor; give both or "
+                "neither: an anchor has module.network.anchor_classes, and a weight above 0 trains it"
             )
+        if has_anchor:
+            self.check_channels("anchor_classes", self.network.config.anchor_classes, self.num_classes)
+        if anchor_every < 1:
+            raise ValueError(f"module.anchor_every is {anchor_every}; expected at least 1")
         self.anchor_weight, self.anchor_every = anchor_weight, anchor_every
 
     def further_losses(self, step: Step) -> dict[str, Tensor]:
@@ -36,7 +41,8 @@ class MedSegDiff(SegDiff):
             return {}
         logits, mask = step.condition["anchor"].float(), step.batch["mask"]
         learns = (step.timestep % self.anchor_every == 0).float()
-        void = NO_VOID if self.ignore_index is None else self.ignore_index
-        errors = [segmentation_loss(x[None], m[None], void) for x, m in zip(logits, mask, strict=True)]
+        errors = [
+            segmentation_loss(x[None], m[None], self.ignore_index) for x, m in zip(logits, mask, strict=True)
+        ]
         error = torch.stack([cross_entropy + dice for cross_entropy, dice in errors])
         return {"anchor": self.anchor_weight * (error * learns).sum() / learns.sum().clamp_min(1)}

@@ -1,5 +1,6 @@
 """SegDiff: segmentation by diffusion of the mask (Amit et al. 2021, arXiv 2112.00390)."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,40 +19,39 @@ from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.segmenter import (
     EnsembleOptions,
     Place,
+    Segmenter,
     at_once,
     by_windows,
     one_hot,
     segmentation_results,
     standardized,
 )
-from tasks.segmentation import Segmentation
 
 # Noise of one sample in further windows is keyed this far apart.
-_WINDOW_STRIDE = 1 << 16
+_WINDOW_STRIDE = 1 << 12
 
 
-class SegDiff(DiffusionModule):
+class SegDiff(Segmenter, DiffusionModule):
     """Draws masks under an image; their mean is the probability of the classes, their disagreement the uncertainty.
 
     Args:
         network: has `encode(image) -> features`, computed once per image, and (x_t, timestep, features) -> prediction.
-        num_classes: K, with the background; two classes are one channel, more are a channel each.
-        ignore_index: id of void pixels, which do not count in the loss; None = there are none.
         autoencoder: diffuse the masks in the latents of this diffusers autoencoder (SDSeg); None = in pixels.
         path: of noise.
         prediction: what the network predicts.
-        shared: as DiffusionModule.
+        shared: as Segmenter and DiffusionModule; two classes are one channel, more are a channel each.
+
+    Raises:
+        ValueError: a network of other channels, or of other cells than the autoencoder's.
     """
 
     Options = EnsembleOptions
-    task = Segmentation
 
     def __init__(
         self,
         *,
         network: Any,
         num_classes: int = 2,
-        ignore_index: int | None = None,
         autoencoder: Any = None,
         path: GaussianPath,
         prediction: Prediction = "epsilon",
@@ -62,19 +62,28 @@ class SegDiff(DiffusionModule):
         if autoencoder is not None:
             codec = MaskCodec(LatentCodec(autoencoder), channels)
         objective = GaussianObjective(path, prediction=prediction)
-        super().__init__(codec=codec, path=path, objective=objective, **shared)
-        self.network, self.num_classes, self.num_channels = network, num_classes, channels
-        self.ignore_index = ignore_index
+        super().__init__(num_classes=num_classes, codec=codec, path=path, objective=objective, **shared)
+        config = network.config
+        self.check_channels("mask_channels", config.mask_channels, codec.num_channels)
+        if (cell_px := config.patch_px * codec.downscale) != network.image_px:
+            raise ValueError(
+                f"the network sees the image in patches of {network.image_px} pixels and the mask in cells of {cell_px}, "
+                "which it cannot sum; set module.network.image_patch_px to the latter where the network has it"
+            )
+        self.network, self.num_channels = network, channels
         self.train_only(network)
 
     def clean(self, batch: Batch) -> Tensor:
         return self.codec.encode(one_hot(batch["mask"], self.num_classes)[:, -self.num_channels :])
 
     def valid(self, batch: Batch) -> Tensor | None:
-        if self.ignore_index is None:
+        if self.void is None:
             return None
-        void = (batch["mask"] == self.ignore_index)[:, None].float()
+        void = (batch["mask"] == self.void)[:, None].float()
         return 1 - F.max_pool2d(void, self.codec.downscale)
+
+    def cell_px(self) -> int:
+        return math.lcm(self.codec.downscale, self.network.grid_px)
 
     def encodings(self) -> dict[str, Any]:
         return {}  # of images, and these are of masks
@@ -88,6 +97,7 @@ class SegDiff(DiffusionModule):
     @torch.no_grad()
     def results(self, batch: Batch, options: EnsembleOptions) -> Results:
         image = self.images(batch)
+        batch = batch | {"index": batch["index"].cpu()}  # once: each look at a GPU would wait for it
 
         def numbers_of(sample: int, window: int) -> list[int]:
             return self.sample_numbers(batch, sample + window * _WINDOW_STRIDE)
@@ -108,7 +118,7 @@ class SegDiff(DiffusionModule):
             standardized(image),
             window=options.window or self.working_px or max(image.shape[-2:]),
             overlap=options.overlap,
-            grid_px=self.network.grid_px,
+            grid_px=self.cell_px(),
         )
         return segmentation_results(drawn, image, options.fusion)
 
@@ -116,7 +126,11 @@ class SegDiff(DiffusionModule):
     def rows(self, batch: Batch, options: EnsembleOptions) -> Iterator[tuple[str, Results]]:
         yield from super().rows(batch, options)
         if isinstance(self.codec, MaskCodec):
-            known = self._probability(self.codec.to_picture(self.clean(batch)))
+            mask = batch["mask"].to(self.device)
+            missing = [-length % self.codec.downscale for length in mask.shape[-2:]]
+            padded = F.pad(mask[:, None].float(), (0, missing[1], 0, missing[0]), mode="replicate")[:, 0]
+            known = self._probability(self.codec.to_picture(self.clean({"mask": padded.long()})))
+            known = known[..., : mask.shape[-2], : mask.shape[-1]]
             yield "autoencoder's ceiling", segmentation_results(known[None], self.images(batch))
 
     def _drawn(
@@ -134,9 +148,6 @@ class SegDiff(DiffusionModule):
     def _probability(self, shares: Tensor) -> Tensor:
         """(B, K, H, W) of the diffused channels."""
         return torch.cat([1 - shares, shares], dim=1) if self.num_classes == 2 else shares
-
-    def protocol(self, options: EnsembleOptions) -> dict[str, Any]:
-        return {"num_classes": self.num_classes}
 
     def exported(self) -> dict[str, Any]:
         return {"network": self.network}

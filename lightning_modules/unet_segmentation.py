@@ -5,44 +5,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.base import Batch, Results, TranslationModule
+from lightning_modules.base import Batch, Results
 from lightning_modules.segmenter import (
-    NO_VOID,
+    Segmenter,
     WindowOptions,
     by_windows,
     segmentation_loss,
     segmentation_results,
     standardized,
 )
-from tasks.segmentation import Segmentation
 
 
-class UnetSegmentation(TranslationModule):
-    """Learns the class of each pixel by cross-entropy and soft Dice, as nnU-Net does (Isensee et al. 2021).
+class UnetSegmentation(Segmenter):
+    """Learns the class of each pixel by cross-entropy and soft Dice, nnU-Net's losses (Isensee et al. 2021).
 
     Args:
         network: image (B, C, H, W) -> logits (B, K, H, W), with `grid_px` that sides must be multiples of.
-        num_classes: K, with the background.
-        ignore_index: id of void pixels, which count nowhere; None = there are none.
         dice_weight: of the Dice term beside the cross-entropy.
-        shared: as TranslationModule.
+        shared: as Segmenter.
+
+    Raises:
+        ValueError: a network of another number of classes.
     """
 
     Options = WindowOptions
-    task = Segmentation
 
-    def __init__(
-        self,
-        *,
-        network: Any,
-        num_classes: int = 2,
-        ignore_index: int | None = None,
-        dice_weight: float = 1.0,
-        **shared: Any,
-    ) -> None:
+    def __init__(self, *, network: Any, dice_weight: float = 1.0, **shared: Any) -> None:
         super().__init__(**shared)
-        self.network, self.num_classes, self.dice_weight = network, num_classes, dice_weight
-        self.ignore_index = NO_VOID if ignore_index is None else ignore_index
+        self.check_channels("out_channels", network.config.out_channels, self.num_classes)
+        self.network, self.dice_weight = network, dice_weight
         self.train_only(network)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -63,8 +54,8 @@ class UnetSegmentation(TranslationModule):
         )
         return segmentation_results(probability, image)
 
-    def protocol(self, options: WindowOptions) -> dict[str, Any]:
-        return {"num_classes": self.num_classes}
+    def cell_px(self) -> int:
+        return self.network.grid_px
 
     def exported(self) -> dict[str, Any]:
         return {"network": self.network}

@@ -172,8 +172,12 @@ class MedSegDiffNetwork(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if wrong := [level for level in fusion_levels if not 0 <= level < len(block_out_channels)]:
+            raise ValueError(
+                f"fusion_levels has {wrong[0]}; these {len(block_out_channels)} levels are 0 to {len(block_out_channels) - 1}"
+            )
         width, cells = block_out_channels[0], patch_px**2
-        self.grid_px = patch_px * 2 ** (len(block_out_channels) - 1)
+        self.image_px, self.grid_px = patch_px, patch_px * 2 ** (len(block_out_channels) - 1)
         self.to_cells = nn.PixelUnshuffle(patch_px)
         self.to_pixels = nn.PixelShuffle(patch_px)
         settings = (block_out_channels, layers_per_block, norm_num_groups, dropout)

@@ -123,7 +123,7 @@ class MedSegDiffV2Network(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         width, cells = block_out_channels[0], patch_px**2
-        self.grid_px = patch_px * 2 ** (len(block_out_channels) - 1)
+        self.image_px, self.grid_px = patch_px, patch_px * 2 ** (len(block_out_channels) - 1)
         self.to_cells = nn.PixelUnshuffle(patch_px)
         self.to_pixels = nn.PixelShuffle(patch_px)
         settings = (block_out_channels, layers_per_block, norm_num_groups, dropout)

@@ -58,9 +58,15 @@ class PixelMlps(ModelMixin, ConfigMixin):
 
     def forward(self, maps: Sequence[Tensor], size_px: tuple[int, int]) -> Tensor:
         """Logits (M, B, K, H, W) of maps (B, C, h, w)."""
-        hidden = self.bias[:, None, None]
+        sums: dict[tuple[int, int], Tensor] = {}  # maps of one size are upsampled together
         for layer, features in zip(self.first, maps, strict=True):
-            hidden = hidden + F.interpolate(layer(features), size_px, mode="bilinear", align_corners=False)
+            size = (features.shape[-2], features.shape[-1])
+            sums[size] = sums[size] + layer(features) if size in sums else layer(features)
+        hidden = self.bias[:, None, None]
+        for size, values in sums.items():
+            if size != size_px:
+                values = F.interpolate(values, size_px, mode="bilinear", align_corners=False)
+            hidden = hidden + values
         return rearrange(self.rest(hidden), "b (m k) h w -> m b k h w", m=self.num_members)
 
     def at_pixels(self, maps: Sequence[Tensor], places: Tensor) -> Tensor:
@@ -73,9 +79,8 @@ class PixelMlps(ModelMixin, ConfigMixin):
         grid = rearrange(places * 2 - 1, "m b p xy -> b m p xy")
         hidden = self.bias.reshape(self.num_members, -1, 1)
         for layer, features in zip(self.first, maps, strict=True):
-            read = F.grid_sample(
-                features, grid.to(features.dtype), padding_mode="border", align_corners=False
-            )
+            # In float32: bfloat16 knows the places of 512 pixels to half a pixel.
+            read = F.grid_sample(features.float(), grid.float(), padding_mode="border", align_corners=False)
             weight = rearrange(layer.weight, "(m d) c 1 1 -> m d c", m=self.num_members)
             hidden = hidden + torch.einsum("mdc,bcmp->bmdp", weight.to(read.dtype), read)
         logits = self.rest(rearrange(hidden, "b m d p -> b (m d) p 1"))

@@ -86,7 +86,7 @@ class SegDiffNetwork(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         width, cells, image_px = block_out_channels[0], patch_px**2, image_patch_px or patch_px
-        self.grid_px = image_px * 2 ** (len(block_out_channels) - 1)
+        self.image_px, self.grid_px = image_px, image_px * 2 ** (len(block_out_channels) - 1)
         self.to_cells = nn.PixelUnshuffle(patch_px)
         self.to_pixels = nn.PixelShuffle(patch_px)
         self.image_to_cells = nn.PixelUnshuffle(image_px)

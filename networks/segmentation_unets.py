@@ -45,6 +45,9 @@ class TimmUnet(ModelMixin, ConfigMixin):
         decoder_channels: width of each level of the decoder from the coarsest on, as many as the encoder has levels.
         pretrained: load timm's weights (from the hub, once; a saved folder brings its own).
 
+    Raises:
+        ValueError: another number of widths.
+
     Example:
         >>> unet = TimmUnet(encoder="resnet10t", out_channels=2)
         >>> unet(torch.rand(1, 3, 64, 32)).shape
@@ -69,6 +72,10 @@ class TimmUnet(ModelMixin, ConfigMixin):
         self.grid_px = int(info.reduction()[-1])
         widths: list[int] = [in_channels, *info.channels()]
         *skips, width = widths
+        if len(skips) != len(decoder_channels):
+            raise ValueError(
+                f"{encoder} has {len(skips)} levels, and decoder_channels gives widths for {len(decoder_channels)}"
+            )
         blocks = []
         for skip, channels in zip(reversed(skips), decoder_channels, strict=True):
             blocks.append(nn.Sequential(*_convolved(width + skip, channels), *_convolved(channels, channels)))

@@ -18,6 +18,7 @@ from runs.choices import CONF, groups, options
 from runs.config import dotted_keys, load_config, resolved
 from runs.folder import status
 from runs.load import load_run
+from tests.doors.calls import evaluated
 from tests.models import tiny_parts, tiny_unet
 from tests.networks.sd_folder import save_sd_folder
 from tests.runs.conftest import door  # noqa: F401
@@ -122,8 +123,13 @@ def test_two_steps_of_every_experiment(name: str, door, made: dict[str, str], tm
             path,
             type(value),
         )
-    trained = {n for n, p in load_run(str(run_dir)).module.named_parameters() if p.requires_grad}
+    module = load_run(str(run_dir)).module
+    trained = {n for n, p in module.named_parameters() if p.requires_grad}
     assert trained <= checkpoint["state_dict"].keys()
+
+    if module.task is not None:
+        place = evaluated(run=run_dir, output=tmp_path / "figures", split="val", limit=1, device="cpu")
+        assert json.loads((place / "metrics.json").read_text())["methods"]
 
 
 @pytest.mark.parametrize("group", [g for g in groups() if g not in ("experiment", "module")])

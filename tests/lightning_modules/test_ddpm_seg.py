@@ -156,6 +156,37 @@ def test_a_block_or_timestep_that_the_model_lacks_is_refused(settings, told):
         make(**settings)
 
 
+def test_blocks_in_any_order_are_read_as_the_network_runs_them():
+    one, other = make(blocks=(3, 1)), make(blocks=(1, 3))
+    batch = discs(1)
+    assert [f.shape for f in one.features(one.images(batch))] == [
+        f.shape for f in other.features(other.images(batch))
+    ]
+    torch.testing.assert_close(
+        one.results(batch, one.Options())["probability"], other.results(batch, other.Options())["probability"]
+    )
+
+
+def test_a_batch_that_is_void_everywhere_costs_nothing():
+    module, batch = make(ignore_index=255), discs(2)
+    module.train()
+    module.batch_number = lambda: 0
+    assert module.losses(batch | {"mask": torch.full_like(batch["mask"], 255)})["cross_entropy"] == 0
+
+
+def test_places_are_read_in_float32_under_autocast():
+    module = make()
+    maps = [
+        torch.arange(64.0).expand(1, 1, 1, 64).repeat(1, c, 1, 1) for c in module.mlps.config.feature_channels
+    ]
+    x = torch.tensor([40.5, 41.5, 62.5]) / 64
+    places = torch.stack([x, torch.full_like(x, 0.5)], dim=-1).expand(module.mlps.num_members, 1, 3, 2)
+    whole = module.mlps(maps, (1, 64))
+    for number, column in enumerate((40, 41, 62)):
+        found = module.mlps.at_pixels([m.bfloat16() for m in maps], places)[..., number]
+        torch.testing.assert_close(found, whole[..., 0, column], atol=2e-2, rtol=2e-2)
+
+
 def test_a_model_with_text_is_refused():
     with pytest.raises(ValueError, match="takes text"):
         DdpmSeg(parts=tiny_parts(), optimizer=torch.optim.Adam)

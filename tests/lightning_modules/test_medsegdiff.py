@@ -166,8 +166,22 @@ def test_the_anchor_learns_from_multiples_of_its_step_alone():
 
 
 def test_an_anchor_loss_without_an_anchor_is_refused():
-    with pytest.raises(ValueError, match="anchor_weight=2"):
+    with pytest.raises(ValueError, match="anchor_weight=2.0, but the network has no anchor"):
         make("v1", anchor_weight=2.0)
+    with pytest.raises(ValueError, match="anchor_weight=0.0, but the network has an anchor"):
+        make("v1 with anchor", anchor_weight=0.0)
+    with pytest.raises(ValueError, match="anchor_classes is 2, but 3 classes need 3"):
+        MedSegDiff(
+            network=VERSIONS["v2"](mask_channels=3),
+            num_classes=3,
+            path=make().path,
+            sampler=Sampler(num_steps=3),
+            optimizer=None,
+        )
+    with pytest.raises(ValueError, match="anchor_every is 0"):
+        make("v2", anchor_every=0)
+    with pytest.raises(ValueError, match="fusion_levels has 3; these 3 levels are 0 to 2"):
+        MedSegDiffNetwork(**SMALL, fusion_levels=(3,))
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])

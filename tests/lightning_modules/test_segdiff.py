@@ -118,6 +118,25 @@ def test_it_learns_discs_and_few_steps_keep_the_quality(fit):
     assert min(dice.values()) > 0.85, dice  # a mask of all foreground has 0.32
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"mask_channels": 3}, "module.network.mask_channels is 3, but 2 classes need 1"),
+        ({"image_patch_px": 4}, "patches of 4 pixels and the mask in cells of 1"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_masks_is_refused(settings, told):
+    network = SegDiffNetwork(block_out_channels=(32,), num_blocks=1, layers_per_block=1, **settings)
+    with pytest.raises(ValueError, match=told):
+        SegDiff(network=network, path=make().path, sampler=Sampler(num_steps=3), optimizer=None)
+
+
+def test_images_of_a_training_fit_the_coarsest_cells():
+    assert make(patch_px=2).cell_px() == 4
+    with pytest.raises(ValueError, match="num_classes is 1"):
+        make(num_classes=1)
+
+
 def test_a_saved_network_is_the_same(tmp_path):
     network = make(patch_px=2).network
     network.save_pretrained(tmp_path)
@@ -170,6 +189,14 @@ def test_masks_can_be_drawn_in_latents_whose_ceiling_is_a_row(num_classes, fit):
     assert list(rows) == ["result", "autoencoder's ceiling"]
     assert all(row["mask"].shape == (2, 32, 32) for row in rows.values())
     assert module.encodings() == {}
+    assert module.measures_samples
+    odd = {
+        "image": torch.rand(1, 3, 13, 18),
+        "mask": torch.ones(1, 13, 18).long(),
+        "index": torch.tensor([0]),
+    }
+    rows = dict(module.rows(odd, module.Options(num_samples=1)))
+    assert all(row["mask"].shape == (1, 13, 18) for row in rows.values())
 
 
 @pytest.mark.parametrize("latent", [False, True])

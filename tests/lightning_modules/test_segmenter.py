@@ -1,14 +1,17 @@
 """What methods of segmentation share: windows, classes as channels, samples as one result."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from datamodules.mask_files import MaskClasses
 from lightning_modules import segmenter
 from lightning_modules.segmenter import (
     EnsembleOptions,
+    Segmenter,
     WindowOptions,
     by_windows,
     one_hot,
@@ -123,6 +126,51 @@ def test_staple_of_several_classes_and_images_takes_each_alone():
     assert (found.argmax(1) == truth).float().mean() > 0.99
     assert not found[:, 3].any()
     torch.testing.assert_close(found[1:], staple(masks[:, 1:], 4))
+
+
+def test_staple_of_samples_that_agree_everywhere_is_what_they_say():
+    whole = torch.ones(3, 1, 8, 8, dtype=torch.int64)
+    found = staple(whole, 2)
+    assert torch.equal(found, one_hot(whole[0], 2))
+    assert torch.equal(staple(whole[:1] * 0, 2)[:, 0], torch.ones(1, 8, 8))
+
+
+@pytest.mark.parametrize("fusion", ["mean", "majority", "staple"])
+@pytest.mark.parametrize("uncertainty", ["entropy", "disagreement"])
+def test_the_uncertainty_is_of_the_given_probabilities_whatever_the_fusion(fusion, uncertainty):
+    shares = torch.rand(5, 1, 3, 6, 7, generator=torch.Generator().manual_seed(0)).softmax(2)
+    found = segmentation_results(shares, torch.rand(1, 3, 6, 7), fusion, uncertainty=uncertainty)
+    mean = shares.mean(0)
+    entropy = -(mean * mean.log()).sum(1)
+    if uncertainty == "disagreement":
+        entropy = entropy + (shares * shares.log()).sum(2).mean(0)
+    torch.testing.assert_close(found["uncertainty"], entropy / math.log(3))
+
+
+def trainer(classes, **settings):
+    """What a module sees of a training on data with these classes."""
+    sample = {"image": torch.zeros(3, 32, 32), "mask": torch.zeros(32, 32)}
+    dataset = SimpleNamespace(classes=classes, __getitem__=lambda self, index: sample)
+    return SimpleNamespace(datamodule=SimpleNamespace(train_dataset=dataset, **settings))
+
+
+@pytest.mark.parametrize(
+    ("classes", "settings", "told"),
+    [
+        (MaskClasses(("a", "b", "c")), {}, "set module.num_classes=3"),
+        (MaskClasses(("a", "b"), ignore_index=255), {}, "set module.ignore_index=255"),
+        (MaskClasses(("a", "b")), {"size_px": None}, "datamodule.size_px=null"),
+    ],
+)
+def test_data_that_the_model_would_misread_are_refused_before_training(classes, settings, told):
+    class Learner(Segmenter):
+        def losses(self, batch):
+            return {}
+
+    module = Learner(optimizer=None)
+    module._trainer = trainer(classes, **settings)
+    with pytest.raises(ValueError, match=told):
+        module.setup("fit")
 
 
 def test_void_is_no_class():
