@@ -33,6 +33,7 @@ SHORT = {
     "trainer.enable_progress_bar": "false",
     "trainer.limit_val_batches": "1",
     "+trainer.limit_test_batches": "1",
+    "module.sampler.num_steps": "2",
     "trainer.max_steps": "2",
     "trainer.val_check_interval": "2",
     "callbacks.samples.num_images": "1",
