@@ -41,16 +41,9 @@ class MaskTransform(Transform):
             brightness=self.brightness, contrast=self.contrast, saturation=self.saturation, hue=self.hue
         )
         check_at_least(0, rotation=self.rotation, gamma=self.gamma)
-        if self.symmetries and self.size_px is None:
-            raise ValueError("datamodule.symmetries=true turns squares; set datamodule.size_px")
         if len(self.scale) != 2 or not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
             raise ValueError(
                 f"datamodule.scale is {list(self.scale)}; expected the smallest and the largest share, above 0 and at most 1"
-            )
-        if self.size_px is None and self.crop == "random":
-            raise ValueError(
-                "datamodule.size_px=null keeps images whole, so datamodule.crop=random has nothing to do; set "
-                "datamodule.size_px, or datamodule.crop=center"
             )
 
     @property

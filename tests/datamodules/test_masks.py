@@ -201,6 +201,16 @@ def test_whole_images_of_several_sizes_are_lists(tmp_path: Path) -> None:
     assert not data.val_dataset.deterministic
 
 
+def test_a_run_of_random_squares_is_evaluated_on_whole_images(root: Path) -> None:
+    data = built(root, size_px=None, crop="random", symmetries=True, batch_size=1)
+    data.setup("fit")
+    image, mask = (next(iter(data.val_dataloader()))[key] for key in ("image", "mask"))
+    whole = data.val_dataset.pairs[0]
+    with Image.open(whole.image) as picture:
+        width, height = picture.size
+    assert image.shape[-2:] == mask.shape[-2:] == (height, width)
+
+
 def test_splits_by_hash_keep_images_and_masks_together(tmp_path: Path) -> None:
     for number in range(40):
         write_pair(tmp_path / "flat", number)
@@ -331,10 +341,6 @@ def test_wrong_data_is_one_sentence_before_training(
         ({"crop": "middle"}, "datamodule.crop is 'middle'; expected one of center, random, resize"),
         ({"scale": [0.5]}, r"datamodule.scale is \[0.5\]; expected the smallest and the largest share"),
         ({"scale": [0.0, 1.0]}, r"datamodule.scale is \[0.0, 1.0\]; expected the smallest and the largest"),
-        (
-            {"size_px": None},
-            "datamodule.size_px=null keeps images whole, so datamodule.crop=random has nothing to do",
-        ),
         ({"brightness": 2.0}, r"datamodule.brightness is 2.0; expected a number in \[0, 1\]"),
         ({"rotation": -1.0}, "datamodule.rotation is -1.0; expected 0 or more"),
         ({"num_train": 0}, "datamodule.num_train is 0; expected at least 1"),
