@@ -15,6 +15,7 @@ from runs.load import PRETRAINED, load_run
 from tests.models import colored, colors, predicted
 
 NAMES = ["autoencoder", "latent_diffusion", "colorize_controlnet", "diffusing_colors", "vividness_ranker"]
+SEGMENTERS = ["unet_segmentation"]
 COLORIZERS = ["colorize_controlnet", "diffusing_colors"]
 
 
@@ -33,6 +34,28 @@ def test_every_model_has_a_card_with_data_licence_and_commands(name):
     card = (PRETRAINED / name / "README.md").read_text()
     for part in ("python train.py", "CC BY", "photos64", "Figures", "steps"):
         assert part in card
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_every_segmenter_has_a_card_with_data_licence_and_commands(name):
+    card = (PRETRAINED / name / "README.md").read_text()
+    for part in ("python train.py", "CC0", "nuclei", "Figures", "steps"):
+        assert part in card
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_the_segmenters_find_bright_discs_on_a_dark_ground(name):
+    module = load_run(name).module
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
+    mask = torch.zeros(128, 128, dtype=torch.bool)
+    for row, column, radius in ((30, 34, 11), (70, 90, 13), (100, 30, 9), (36, 96, 10)):
+        mask |= (rows - row) ** 2 + (columns - column) ** 2 < radius**2
+    image = (20 + 60 * mask + 6 * torch.randn(128, 128, generator=generator)).clamp(0, 255).byte()
+    batch = {"image": image.expand(1, 3, 128, 128), "index": torch.tensor([0]), "name": ["discs"]}
+    settings = {"num_samples": 2, "steps": 5} if hasattr(module.Options(), "num_samples") else {}
+    found = module.results(batch, module.Options(**settings))["mask"][0] == 1
+    assert 2 * (found & mask).sum() / (found.sum() + mask.sum()) > 0.8
 
 
 @pytest.fixture(scope="module", params=COLORIZERS)
