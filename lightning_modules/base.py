@@ -124,7 +124,7 @@ class TranslationModule(LearningModule):
             sample = dataset[0]
             if self.task is not None:
                 self.task.check_sample(sample)
-            for key in ("image", "image_a", "image_b"):
+            for key in ("image", "source", "image_a", "image_b"):
                 if key in sample:
                     check_size(sample[key], self.cell_px())
         super().setup(stage)
