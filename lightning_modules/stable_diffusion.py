@@ -21,12 +21,14 @@ from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.options import PromptOptions
 from networks.latent_diffusion_parts import LatentDiffusionParts
 from networks.text_cache import TextCache
+from networks.widened import widen_input
 
 log = logging.getLogger(__name__)
 
 
 class StableDiffusion(DiffusionModule):
-    """A diffusion module on the parts of a latent diffusion model; the condition is a dict with the text states.
+    """A diffusion module on the parts of a latent diffusion model; the condition is a dict with the text states `text`
+    and perhaps `beside` (B, Z', h, w), what the U-Net sees beside x_t in further input channels (see `widen`).
 
     Path and objective are those that the parts' scheduler describes, unless a method gives others.
 
@@ -99,7 +101,13 @@ class StableDiffusion(DiffusionModule):
         return {"text": self.embed(self.prompts(batch))}
 
     def denoise(self, x_t: Tensor, timestep: Tensor, condition: dict[str, Any]) -> Tensor:
-        return self.parts.unet(x_t, timestep, condition["text"]).sample
+        beside = condition.get("beside")
+        given = x_t if beside is None else torch.cat([x_t, beside], dim=1)
+        return self.parts.unet(given, timestep, condition["text"]).sample
+
+    def widen(self, num_extra: int) -> None:
+        """Gives the U-Net further input channels, which start at zero weight."""
+        widen_input(self.parts.unet, self.codec.num_channels + num_extra)
 
     def prompts(self, batch: Batch) -> list[str]:
         """The captions; in training some are dropped, so that the model also learns to go without."""
