@@ -35,6 +35,7 @@ class TranslationModule(LearningModule):
         Options: the words that predict, evaluate and compare take for this method.
         task: how its results are measured; None = not at all.
         takes_input: whether it works on a photo; False = it generates from nothing or a prompt.
+        one_sample: whether `rows` measures one sample of each image, so that several have no effect.
         pipeline: the class of diffusers that loads an export which has all its parts, if there is one.
         working_px: side of the images that it was trained on; set where a run is loaded.
     """
@@ -42,6 +43,7 @@ class TranslationModule(LearningModule):
     Options: ClassVar[type] = NoOptions
     task: ClassVar[type[Task] | None] = None
     takes_input: ClassVar[bool] = True
+    one_sample: ClassVar[bool] = False
     pipeline: ClassVar[str | None] = None
     working_px: int | None = None
 

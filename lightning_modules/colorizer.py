@@ -32,6 +32,7 @@ class Colorizer(StableDiffusion):
 
     Options = ColorizationOptions
     task = Colorization
+    one_sample = True
 
     def __init__(self, *, chroma_scale: float = 1.0, **settings: Any) -> None:
         super().__init__(**settings)

@@ -45,6 +45,7 @@ class LatentDiffusion(StableDiffusion):
     Options = GenerationOptions
     task = Generation
     takes_input = False
+    one_sample = True
     pipeline = "StableDiffusionPipeline"
 
     def __init__(self, *, train_text_encoder: bool = False, **settings: Any) -> None:
