@@ -44,7 +44,7 @@ class TranslationModule(LearningModule):
     task: ClassVar[type[Task] | None] = None
     takes_input: ClassVar[bool] = True
     one_sample: ClassVar[bool] = False
-    pipeline: ClassVar[str | None] = None
+    pipeline: str | None = None
     working_px: int | None = None
 
     def results(self, batch: Batch, options: Any) -> Results:

@@ -4,7 +4,7 @@ Shapes: B batch, Z latent channels, h/w latent cells, N tokens, D text width.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -153,15 +153,18 @@ class StableDiffusion(DiffusionModule):
             )
         return condition | {"text": self.embed([prompt] * len(condition["text"]))}
 
-    def guided(self, condition: dict[str, Any], options: PromptOptions) -> Denoise:
-        """The network under a condition, with the guidance that the options or the module ask for."""
+    def guided(
+        self, condition: dict[str, Any], options: PromptOptions, network: Callable[..., Tensor] | None = None
+    ) -> Denoise:
+        """The network under a condition, with the guidance that the options or the module ask for; None = `denoise`."""
+        network = network or self.denoise
         scale = self.guidance_scale if options.guidance is None else options.guidance
         if scale == 1.0:
-            return lambda x_t, timestep: self.denoise(x_t, timestep, condition)
+            return lambda x_t, timestep: network(x_t, timestep, condition)
         both = stacked(condition, self.negative(condition, options.negative_prompt))
 
         def denoise(x_t: Tensor, timestep: Tensor) -> Tensor:
-            pred, away = self.denoise(torch.cat([x_t, x_t]), torch.cat([timestep] * 2), both).chunk(2)
+            pred, away = network(torch.cat([x_t, x_t]), torch.cat([timestep] * 2), both).chunk(2)
             return guide(pred.float(), away.float(), scale=scale, rescale=self.guidance_rescale)
 
         return denoise
