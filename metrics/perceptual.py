@@ -96,7 +96,7 @@ class LpipsDistance(nn.Module):
 
     def __init__(self, net: LpipsNet = "alex", *, weights_dir: str | None = None) -> None:
         super().__init__()
-        self.net = copy.deepcopy(LpipsMetric(net, weights_dir=weights_dir).net).eval().requires_grad_(False)
+        self.net = copy.deepcopy(Lpips(net, weights_dir=weights_dir).net).eval().requires_grad_(False)
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
         """LPIPS (B,) between image and reference (B, 3, H, W), about in [0, 1]."""
