@@ -4,7 +4,7 @@ Shapes: B batch, C condition channels, H/W pixels.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from lightning_modules.controlled import Control, Controlled, Further
 from lightning_modules.options import option, path
 from lightning_modules.translation import Translator
 from lightning_modules.translation_options import TranslationOptions
+from tasks.base import main_result
 
 _RGB = 3
 
@@ -159,6 +160,17 @@ class ControlNet(Translator, Controlled):
             ]
             results["image"] = filled if len(filled) > 1 else filled[0]
         return results
+
+    @torch.no_grad()
+    def rows(self, batch: Batch, options: ControlOptions) -> Iterator[tuple[str, Results]]:
+        """As Translator; of conditions that are made from the photo also `cond`, and `cond_again` from the result."""
+        makers = [maker for maker in self.makers.values() if maker.name != MASKED]
+        for name, results in super().rows(batch, options):
+            again = {}
+            if makers:
+                pictures = {"cond": self.images(batch), "cond_again": main_result(results)}
+                again = {key: torch.cat([maker(p) for maker in makers], dim=1) for key, p in pictures.items()}
+            yield name, {**results, **again}
 
     def at_working_size(self, batch: Batch, options: ControlOptions) -> tuple[Batch, tuple[int, int]]:
         given, size_px = super().at_working_size(batch, options)

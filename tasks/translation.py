@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 from torchmetrics import Metric
 
-from metrics.translation import ContentDistance, CyclePsnr, LpipsDiversity
+from metrics.translation import CondError, ContentDistance, CyclePsnr, LpipsDiversity
 from metrics.weights import LpipsNet
 from tasks.base import Column, Results, Task, as_picture, batch_entry, first_sample, main_result
 from tasks.generation import SET_COLUMNS, set_metrics
@@ -20,13 +20,16 @@ class Translation(Task):
     """Which way is translated, and which networks measure.
 
     Results: the translated picture, the main one, or several samples of it; where a method has it `cycle`, the
-    translation back into the input's domain.
+    translation back into the input's domain; `cond` and `cond_again`, the condition and the one made from the result.
     """
 
     name: ClassVar[str] = "translation"
     columns: ClassVar[tuple[Column, ...]] = (
         *SET_COLUMNS,
         Column("cycle_psnr", "cycle PSNR", 2, "higher", "dB of the translation back, against the input"),
+        Column(
+            "cond_error", "condition", 4, "lower", "difference of the condition made anew from the result"
+        ),
         Column("content_distance", "content", 3, "lower", "LPIPS between result and input"),
         Column("diversity", "diversity", 3, "higher", "mean LPIPS between samples of one input"),
         *PAIR_COLUMNS,
@@ -48,6 +51,7 @@ class Translation(Task):
     def metrics(self) -> dict[str, Callable[[], Metric]]:
         builders = set_metrics(self.fid_backbone, self.weights_dir) | {
             "cycle_psnr": CyclePsnr,
+            "cond_error": CondError,
             "content_distance": partial(ContentDistance, self.lpips_net, weights_dir=self.weights_dir),
             "diversity": partial(LpipsDiversity, self.lpips_net, weights_dir=self.weights_dir),
         }
@@ -61,6 +65,7 @@ class Translation(Task):
             given["image"] = self.input_image(batch)
         if "cycle" in results:
             given["cycle"] = as_picture(first_sample(results["cycle"]))
+        given |= {key: first_sample(results[key]) for key in ("cond", "cond_again") if key in results}
         samples = next(iter(results.values()))
         if not isinstance(samples, Tensor) and len(samples) > 1:
             given["samples"] = [as_picture(sample) for sample in samples]

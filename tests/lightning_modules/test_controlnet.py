@@ -16,6 +16,8 @@ from lightning_modules.controlled import Control, Further
 from lightning_modules.controlnet import ControlNet, runs_with_scales
 from networks.latent_diffusion_parts import LatentDiffusionParts
 from runs.load import load_exported
+from tasks.base import Scores
+from tasks.translation import Translation
 from tests.lightning_modules.pictures import astronaut_batch, psnr
 from tests.lightning_modules.test_translate import in_pixels, pair_batch
 from tests.models import one_photo, photo_batch, predicted, rows, tiny_parts, tiny_settings
@@ -240,6 +242,22 @@ def test_an_export_is_the_run_and_diffusers_pipeline_draws_with_it(tmp_path: Pat
     assert picture.size == (64, 64)
     save_exported(make("source", "canny"), tmp_path / "two")
     assert not (tmp_path / "two" / "model_index.json").exists()
+
+
+def test_rows_say_how_far_the_result_has_its_condition():
+    module, batch = opened(make("canny", "source", "low:4")), pair_batch()
+    found = dict(module.rows(batch, module.Options()))
+    scores = Scores(Translation(**module.protocol(module.Options())))
+    scores.update(found["result"], batch)
+    again = [
+        (maker(found["result"]["image"]) - maker(batch["image"])).abs().mean()
+        for maker in module.makers.values()
+    ]
+    assert scores.compute()["cond_error"].mean == pytest.approx(float(torch.stack(again).mean()), rel=1e-4)
+    scores = Scores(Translation())
+    scores.update({**found["result"], "cond_again": found["result"]["cond"]}, batch)
+    assert scores.compute()["cond_error"].mean == 0
+    assert "cond" not in dict(make("source").rows(batch, module.Options()))["result"]
 
 
 def test_panels_show_the_conditions_first():
