@@ -80,12 +80,16 @@ def working_copy(photo: Tensor, *, short_px: int, grid_px: int) -> Tensor:
     The short side becomes `short_px` and the aspect is kept as far as sides that are multiples of `grid_px` and at most
     `MAX_ASPECT` times the short one allow; the chroma drawn on the copy is stretched back with it.
     """
-    height, width = photo.shape[-2:]
-    short = max(min(height, width), max(height, width) / MAX_ASPECT)
-    scale = short_px / short
-    size = [max(grid_px, round(side * scale / grid_px) * grid_px) for side in (height, width)]
+    size = working_size((photo.shape[-2], photo.shape[-1]), short_px=short_px, grid_px=grid_px)
     # uint8 interpolation is antialiased and holds no float copy of a large photo.
     return F.interpolate(photo[None], size=size, mode="bilinear", antialias=True).float() / 255
+
+
+def working_size(size_px: tuple[int, int], *, short_px: int, grid_px: int) -> tuple[int, int]:
+    """(H, W) of the `working_copy` of a photo of (H, W) pixels."""
+    short = max(min(size_px), max(size_px) / MAX_ASPECT)
+    height, width = (max(grid_px, round(side * short_px / short / grid_px) * grid_px) for side in size_px)
+    return height, width
 
 
 def guide_size(photo_size: tuple[int, int], short_px: int) -> tuple[int, int]:

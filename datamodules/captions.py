@@ -5,6 +5,7 @@ import logging
 import posixpath
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,15 @@ def class_captions(paths: list[Path], *, root: Path, template: str) -> list[str]
     return [class_caption(folder, template=template) for folder in folders]
 
 
+def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file with their numbers from 1, without empty ones; none if there is no such file."""
+    content = path.read_bytes() if path.is_file() else b""
+    # Not splitlines: it also breaks at U+2028, which may stand inside a JSON string.
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
 def read_metadata(path: Path) -> dict[str, Subject]:
     """Captions by normalised file name of a metadata.jsonl, if there is one: `file_name` and `text` in each line (ImageFolder).
 
@@ -100,14 +110,10 @@ def read_metadata(path: Path) -> dict[str, Subject]:
         ValueError: For a line that is something else, and for a second line about one file.
     """
     captions: dict[str, Subject] = {}
-    content = path.read_bytes() if path.is_file() else b""
-    # Not splitlines: it also breaks at U+2028, which may stand inside a JSON string.
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in json_lines(path):
         try:
             entry = json.loads(line)
-            name, subject = normalised(entry["file_name"]), _subject(entry["text"])
+            name, subject = normalised(entry["file_name"]), subject_of(entry["text"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"line {number} of {str(path)!r} is not a JSON object with the keys file_name and text, which is a string, "
@@ -127,8 +133,8 @@ def normalised(name: str) -> str:
     return posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
 
 
-def _subject(text: Any) -> Subject:
-    """The captions of a line; ValueError or TypeError for what is no text."""
+def subject_of(text: Any) -> Subject:
+    """The captions that `text` of a line holds; ValueError or TypeError for what is no text."""
     texts = ["" if one is None else one for one in (text if isinstance(text, list) else [text])]
     for one in texts:
         str.encode(one)  # half a surrogate would end the run at the first batch that holds it
@@ -143,7 +149,7 @@ def metadata_captions(paths: list[Path], *, root: Path) -> list[Subject]:
     """
     tables: dict[Path, dict[str, Subject]] = {}
 
-    def subject_of(path: Path) -> Subject | None:
+    def found_for(path: Path) -> Subject | None:
         for folder in path.parents:
             if folder not in tables:
                 tables[folder] = read_metadata(folder / "metadata.jsonl")
@@ -152,7 +158,7 @@ def metadata_captions(paths: list[Path], *, root: Path) -> list[Subject]:
                 return found
         return None
 
-    captions = [subject_of(path) for path in paths]
+    captions = [found_for(path) for path in paths]
     missing = [
         printable(p.relative_to(root)) for p, caption in zip(paths, captions, strict=True) if caption is None
     ]

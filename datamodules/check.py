@@ -9,6 +9,7 @@ from typing import Any
 from datamodules.decode import UnreadableImage, attempts, check_image, decode_image
 from datamodules.image_files import SPLITS, list_images, other_pictures
 from datamodules.mask_files import MaskedImage, mask_classes, paired, read_masks
+from datamodules.pair_files import Pair, PairFiles, pair_folders
 
 MAX_PIXELS = 64_000_000
 OF_MASKS = ("num_classes", "ignore_index", "mask_values")
@@ -27,27 +28,35 @@ def report(root: Path, *, max_pixels: int = MAX_PIXELS, **of_masks: Any) -> bool
     """Writes what is wrong with each file, and their number; whether all are fine and none is left out.
 
     Raises:
-        OSError, ValueError: If there is no image, none in one of two domains, an image or mask has no counterpart, or the
+        OSError, ValueError: If there is no image, none in one of two domains, an image, mask or partner has no counterpart, or the
             classes are not known.
     """
     folders, classes = mask_folders(root), None
+    files: Sequence[MaskedImage | Pair]
+    layout, what = PairFiles(max_pixels=max_pixels), "images"
     if folders:
         classes = mask_classes(root, **{key: of_masks.get(key) for key in OF_MASKS})
-        pairs = [pair for folder in folders for pair in paired(folder)]
+        files, what = [pair for folder in folders for pair in paired(folder)], "images with masks"
+    elif pair_folders(root):
+        files, what = [pair for folder in pair_folders(root) for pair in layout.found(folder, root)], "pairs"
     else:
         for split in SPLITS:
             domains = [root / f"{split}{domain}" for domain in "AB"]
             for domain in domains if any(map(Path.is_dir, domains)) else ():
                 list_images(domain)
-        pairs = [MaskedImage(path, ()) for path in list_images(root)]
+        files = [MaskedImage(path, ()) for path in list_images(root)]
 
-    def read(pair: MaskedImage) -> None:
-        size = check_image(pair.image, max_pixels=max_pixels)
-        decode_image(pair.image, max_pixels)
+    def read(entry: MaskedImage | Pair) -> None:
+        if isinstance(entry, Pair):
+            layout.check(entry)
+            layout.read(entry)
+            return
+        size = check_image(entry.image, max_pixels=max_pixels)
+        decode_image(entry.image, max_pixels)
         if classes is not None:
-            read_masks(pair, classes, size=size, max_pixels=max_pixels)
+            read_masks(entry, classes, size=size, max_pixels=max_pixels)
 
-    results = attempts(pairs, read)
+    results = attempts(files, read)
     broken = [error for _, error in results if isinstance(error, UnreadableImage)]
     for error in broken:
         sys.stdout.write(f"{str(error.path)!r}: {error.reason}\n")
@@ -55,9 +64,7 @@ def report(root: Path, *, max_pixels: int = MAX_PIXELS, **of_masks: Any) -> bool
     for path in others:
         sys.stdout.write(f"{str(path)!r}: left out, a picture of a kind or name that is not read\n")
     left_out = f", {len(others)} left out" if others else ""
-    sys.stdout.write(
-        f"{len(results)} images{' with masks' if classes else ''}, {len(broken)} broken{left_out}\n"
-    )
+    sys.stdout.write(f"{len(results)} {what}, {len(broken)} broken{left_out}\n")
     return not broken and not others
 
 

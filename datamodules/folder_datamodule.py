@@ -8,11 +8,12 @@ from typing import Literal, TypeVar
 
 from torch import Tensor
 
-from datamodules.decode import UnreadableImage, UnusableMask, attempts, check_image
+from datamodules.decode import UnreadableImage, attempts, check_image
 from datamodules.image_files import printable
 from datamodules.options import check_share
 from datamodules.photo_dataset import PhotoDataset, PhotoTransform
 from datamodules.step_datamodule import StepDataModule
+from datamodules.unreadable import Unusable
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class FolderDataModule(StepDataModule):
         `what` says in messages which part of the data they are.
 
         Raises:
-            ValueError: If there are none, more than max_unreadable_share are unreadable, or for an UnusableMask: it shows
+            ValueError: If there are none, more than max_unreadable_share are unreadable, or for one that is Unusable: it shows
                 a mistake about all of them.
         """
         what = f"{what} of {str(self.folder)!r}"
@@ -76,7 +77,7 @@ class FolderDataModule(StepDataModule):
             raise ValueError(f"there is no {what}; add a folder with images for it")
         results = attempts(files, read)
         broken = [result for _, result in results if isinstance(result, UnreadableImage)]
-        unusable = [error for error in broken if isinstance(error, UnusableMask)]
+        unusable = [error for error in broken if isinstance(error, Unusable)]
         if unusable:
             others = f" ({len(unusable) - 1} other files have such faults)" if len(unusable) > 1 else ""
             raise ValueError(f"{unusable[0]}{others}")

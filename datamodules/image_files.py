@@ -95,6 +95,19 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
 
 
+def by_stem(folder: Path) -> dict[str, Path]:
+    """The image files below `folder` by their relative names without suffix; errors as `list_images`, and of two alike."""
+    files: dict[str, Path] = {}
+    for path in list_images(folder):
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in files:
+            raise ValueError(
+                f"{str(files[stem])!r} and {str(path)!r} have one name; take one of them out of the folder"
+            )
+        files[stem] = path
+    return files
+
+
 def other_pictures(folder: Path) -> list[Path]:
     """Pictures below `folder` that `list_images` leaves out: of a kind that is not read, or under a name of no kind."""
     return [path for path in _visible_files(folder) if _is_other_picture(path)]

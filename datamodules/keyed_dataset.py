@@ -34,6 +34,7 @@ class Item(TypedDict, total=False):
     name: str
     skipped: str
     image: Tensor
+    source: Tensor  # what `image` is to be made from
     caption: str
     mask: Tensor  # int64 (H, W), class ids
     masks: list[Tensor]  # one int64 (R, H, W), class ids of all raters

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.decode import UnusableMask, decode_mask
-from datamodules.image_files import hashed_split, list_images, split_source
+from datamodules.image_files import by_stem, hashed_split, split_source
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def paired(folder: Path) -> list[MaskedImage]:
                 f"{str(folder)!r} has no folder {name}/; datamodule=masks takes images/ and masks/ in datamodule.root, or in "
                 "its folders train/, val/ and test/"
             )
-    images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
+    images, masks = by_stem(folder / "images"), by_stem(folder / "masks")
     found: dict[str, list[Path]] = {stem: [] for stem in images}
     orphans = []
     for stem, path in masks.items():
@@ -153,18 +153,6 @@ def paired(folder: Path) -> list[MaskedImage]:
             "their masks, or take these images out of the folder"
         )
     return [MaskedImage(path, tuple(found[stem])) for stem, path in images.items()]
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in list_images(folder):
-        stem = path.relative_to(folder).with_suffix("").as_posix()
-        if stem in files:
-            raise ValueError(
-                f"{str(files[stem])!r} and {str(path)!r} have one name; take one of them out of the folder"
-            )
-        files[stem] = path
-    return files
 
 
 def read_masks(pair: MaskedImage, classes: MaskClasses, *, size: tuple[int, int], max_pixels: int) -> Tensor:

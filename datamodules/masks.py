@@ -16,18 +16,16 @@ from datamodules.folder_datamodule import FolderDataModule
 from datamodules.keyed_dataset import Draw, Item, KeyedDataset
 from datamodules.mask_files import MaskClasses, MaskedImage, mask_classes, read_masks, split_pairs
 from datamodules.options import check_at_least, check_share, from_options
-from datamodules.view import Transform
+from datamodules.view import JointTransform
 from diffusion.seeding import keyed_integers
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class MaskTransform(Transform):
+class MaskTransform(JointTransform):
     """How an image and its masks become a sample; the masks share the image's view, and no colour change."""
 
-    scale: Sequence[float] = (0.8, 1.0)  # range of the sides of random squares, shares of the short side
-    symmetries: bool = False  # one of the eight flips and quarter turns of a square, drawn in training
     rotation: float = 0.0  # largest angle in degrees of a turn in training
     brightness: float = 0.0  # largest amount that is added to a training image or taken from it
     contrast: float = 0.0  # a training image is multiplied by 1 - contrast to 1 + contrast
@@ -41,37 +39,18 @@ class MaskTransform(Transform):
             brightness=self.brightness, contrast=self.contrast, saturation=self.saturation, hue=self.hue
         )
         check_at_least(0, rotation=self.rotation, gamma=self.gamma)
-        if len(self.scale) != 2 or not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
-            raise ValueError(
-                f"datamodule.scale is {list(self.scale)}; expected the smallest and the largest share, above 0 and at most 1"
-            )
 
     @property
     def deterministic(self) -> bool:
-        drawn = (
-            self.symmetries,
-            self.rotation,
-            self.brightness,
-            self.contrast,
-            self.gamma,
-            self.saturation,
-            self.hue,
-        )
-        return super().deterministic and not any(drawn)
-
-    def random_side(self, short_px: int, share: float) -> int:
-        low, high = self.scale
-        return max(1, round(short_px * (low + (high - low) * share)))
+        changes = (self.rotation, self.brightness, self.contrast, self.gamma, self.saturation, self.hue)
+        return super().deterministic and not any(changes)
 
     def moved(self, image: Tensor, mask: Tensor, uniform: np.ndarray) -> tuple[Tensor, Tensor]:
         """An image (3, H, W) and its mask (H, W) mirrored and turned alike by two numbers in [0, 1).
 
         What comes in from outside is mirrored; a mask takes the nearest id, so never a new one.
         """
-        if self.symmetries:
-            number = int(uniform[0] * 8)
-            image, mask = (part.rot90(number // 2, (-2, -1)) for part in (image, mask))
-            image, mask = (part.flip(-1) if number % 2 else part for part in (image, mask))
+        image, mask = (self.turned(part, uniform[0]) for part in (image, mask))
         if self.rotation:
             from kornia.geometry.transform import rotate
 

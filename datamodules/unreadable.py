@@ -13,7 +13,17 @@ class UnreadableImage(ValueError):  # noqa: N818
         self.path, self.reason = path, reason
 
 
-class UnusableMask(UnreadableImage):
+class Unusable(UnreadableImage):
+    """A file that can be read, and shows a mistake about all of its kind: it stops a run instead of being skipped."""
+
+
+class UnusablePair(Unusable):
+    """A picture that does not fit its partner."""
+
+    sentence = "the picture {!r} {}"
+
+
+class UnusableMask(Unusable):
     """A mask that can be read, but is none for its image or its classes."""
 
     sentence = "the mask {!r} {}"

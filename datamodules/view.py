@@ -1,5 +1,6 @@
 """How a picture becomes a sample: one box, size and flip for all that belongs to it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,3 +103,34 @@ class Transform:
             return View.square(size, size_px=self.size_px, flip=flip)
         side = self.random_side(min(size), float(uniform[0]))
         return View.square(size, size_px=self.size_px, side=side, position=uniform[1:], flip=flip)
+
+
+@dataclass(frozen=True)
+class JointTransform(Transform):
+    """Of pictures that belong together: one box, flip and turn for all of them."""
+
+    scale: Sequence[float] = (0.8, 1.0)  # range of the sides of random squares, shares of the short side
+    symmetries: bool = False  # one of the eight flips and quarter turns of a square, drawn in training
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.scale) != 2 or not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
+            raise ValueError(
+                f"datamodule.scale is {list(self.scale)}; expected the smallest and the largest share, above 0 and at most 1"
+            )
+
+    @property
+    def deterministic(self) -> bool:
+        return super().deterministic and not self.symmetries
+
+    def random_side(self, short_px: int, share: float) -> int:
+        low, high = self.scale
+        return max(1, round(short_px * (low + (high - low) * share)))
+
+    def turned(self, picture: Tensor, share: float) -> Tensor:
+        """The picture (..., H, W) in one of the eight positions of a square, by a number in [0, 1)."""
+        if not self.symmetries:
+            return picture
+        number = int(share * 8)
+        picture = picture.rot90(number // 2, (-2, -1))
+        return picture.flip(-1) if number % 2 else picture

@@ -152,7 +152,7 @@ def _method(plan: Plan, options: Any, runs: Mapping[str, Run], device: torch.dev
         )
     modules = [run.module.to(device) for run in trainings]
     num_samples = getattr(options, "num_samples", 1)
-    if num_samples > 1 and not modules[0].measures_samples:
+    if num_samples > 1 and modules[0].one_sample:
         raise ValueError(
             f"num_samples={num_samples} has no effect here, as each row is measured by one sample; leave it out"
         )

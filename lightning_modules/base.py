@@ -35,7 +35,7 @@ class TranslationModule(LearningModule):
         Options: the words that predict, evaluate and compare take for this method.
         task: how its results are measured; None = not at all.
         takes_input: whether it works on a photo; False = it generates from nothing or a prompt.
-        measures_samples: whether each row of evaluation is measured by all `num_samples`, or by one.
+        one_sample: whether `rows` measures one sample of each image, so that several have no effect.
         pipeline: the class of diffusers that loads an export which has all its parts, if there is one.
         working_px: side of the images that it was trained on; set where a run is loaded.
     """
@@ -43,8 +43,8 @@ class TranslationModule(LearningModule):
     Options: ClassVar[type] = NoOptions
     task: ClassVar[type[Task] | None] = None
     takes_input: ClassVar[bool] = True
-    measures_samples: ClassVar[bool] = True
-    pipeline: ClassVar[str | None] = None
+    one_sample: ClassVar[bool] = False
+    pipeline: str | None = None
     working_px: int | None = None
 
     def results(self, batch: Batch, options: Any) -> Results:
@@ -126,7 +126,7 @@ class TranslationModule(LearningModule):
             sample = dataset[0]
             if self.task is not None:
                 self.task.check_sample(sample)
-            for key in ("image", "image_a", "image_b"):
+            for key in ("image", "source", "image_a", "image_b"):
                 if key in sample:
                     check_size(sample[key], self.cell_px())
         super().setup(stage)

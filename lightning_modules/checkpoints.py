@@ -6,12 +6,15 @@ from torch import nn
 
 from networks.content_hash import content_hash
 
+# Networks that serve the training loss alone: a run is used without them.
+_OF_THE_LOSS = "perceptual."
+
 
 def frozen_hash(module: nn.Module) -> str | None:
     """Content hash of the frozen weights of a method; None where there are none."""
     # A codec and the parts name the same autoencoder; the later name is the one of earlier versions' checkpoints.
     names = {p: n.removeprefix("parts.") for n, p in module.named_parameters(remove_duplicate=False)}
-    frozen = {name: p for p, name in names.items() if not p.requires_grad}
+    frozen = {n: p for p, n in names.items() if not p.requires_grad and not n.startswith(_OF_THE_LOSS)}
     return content_hash(frozen) if frozen else None
 
 
@@ -19,7 +22,8 @@ def leave_out_frozen(module: nn.Module, checkpoint: dict[str, Any]) -> None:
     """Takes the frozen weights out of a checkpoint, and notes the method's class."""
     named = module.named_parameters(remove_duplicate=False)  # parts and codec both name the autoencoder
     frozen = {name for name, p in named if not p.requires_grad}
-    checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+    kept = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+    checkpoint["state_dict"] = {k: v for k, v in kept.items() if not k.startswith(_OF_THE_LOSS)}
     checkpoint["module_class"] = type(module).__name__
 
 

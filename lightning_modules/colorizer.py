@@ -31,8 +31,8 @@ class Colorizer(StableDiffusion):
     """
 
     Options = ColorizationOptions
-    measures_samples = False
     task = Colorization
+    one_sample = True
 
     def __init__(self, *, chroma_scale: float = 1.0, **settings: Any) -> None:
         super().__init__(**settings)

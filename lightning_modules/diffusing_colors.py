@@ -7,72 +7,42 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from color.hints import NUM_HINT_CHANNELS, NUM_RANDOM, no_hints, random_hints
 from color.lab import grey_image, lightness
 from color.regions import inside_cells
-from diffusion.bridge_objectives import BridgeObjective, BridgePrediction, BridgeWeighting, Norm
-from diffusion.bridge_paths import BridgePath
-from diffusion.bridge_samplers import BridgeSampler, keep_outside
+from diffusion.bridge_samplers import keep_outside
 from diffusion.samplers import AfterStep
 from diffusion.seeding import randn
 from lightning_modules.base import Batch, Results
 from lightning_modules.colorizer import Colorizer
+from lightning_modules.latent_bridge import LatentBridge
 from lightning_modules.walk_options import WalkOptions
-from networks.widened import widen_input
 
 
-class DiffusingColors(Colorizer):
+class DiffusingColors(Colorizer, LatentBridge):
     """Learns the way from the latent of the grey photo (the source) to that of the colour photo.
 
     Without noise on the path each photo and prompt has one result, near the mean of the likely colours. With noise
     (`path.noise_scale`) it is a stochastic bridge and results differ by seed.
 
     Args:
-        path: from the colour latent to the grey latent.
-        sampler: how the way is walked back.
-        prediction, bridge_weighting, norm: as BridgeObjective, whose weighting is the second.
-        sees_source: give the U-Net the grey latent too, in further input channels that start at zero weight; on a noisy
-            path the latent at hand shows the grey one only in part.
         hint_prob: probability that a training sample shows some patches of its true colour, which teaches the U-Net to
             take a user's hints, in three further input channels; 0 leaves the channels out.
-        source_prob: probability that a training sample stands at the source itself, where every walk begins with the one
-            guess that decides the hues; the rest is uniform on the path, where colours only have to be amplified.
-        settings: as Colorizer.
+        settings: as Colorizer and LatentBridge, whose path leads from the colour latent to the grey latent; at the source,
+            where every walk begins, one guess decides the hues, and on the rest of the path colours are only amplified.
     """
 
     Options = WalkOptions
-    path: BridgePath
 
-    def __init__(
-        self,
-        *,
-        path: BridgePath,
-        sampler: BridgeSampler,
-        prediction: BridgePrediction = "delta",
-        bridge_weighting: BridgeWeighting = "uniform",
-        norm: Norm = "l2",
-        sees_source: bool = False,
-        hint_prob: float = 0.0,
-        source_prob: float = 0.0,
-        **settings: Any,
-    ) -> None:
-        if unused := sorted({"weighting", "gamma"} & settings.keys()):
-            raise ValueError(
-                f"module.{unused[0]} has no effect on a bridge; leave it out, or set module.bridge_weighting"
-            )
-        for name, value in (("hint_prob", hint_prob), ("source_prob", source_prob)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"module.{name} is {value}; expected a probability in [0, 1]")
-        sampler.check(path)
-        objective = BridgeObjective(path, prediction=prediction, weighting=bridge_weighting, norm=norm)
-        super().__init__(path=path, objective=objective, sampler=sampler, **settings)
-        self.sees_source, self.hint_prob, self.source_prob = sees_source, hint_prob, source_prob
-        num_extra = sees_source * self.codec.num_channels + (hint_prob > 0) * NUM_HINT_CHANNELS
-        widen_input(self.parts.unet, self.codec.num_channels + num_extra)
+    def __init__(self, *, hint_prob: float = 0.0, **settings: Any) -> None:
+        if not 0 <= hint_prob <= 1:
+            raise ValueError(f"module.hint_prob is {hint_prob}; expected a probability in [0, 1]")
+        super().__init__(**settings)
+        self.hint_prob = hint_prob
+        self.widen(self.sees_source * self.codec.num_channels + (hint_prob > 0) * NUM_HINT_CHANNELS)
         self.train_only(self.parts.unet)
 
     # ---- training
@@ -99,20 +69,6 @@ class DiffusingColors(Colorizer):
             known = no_hints(1, (source.shape[-2], source.shape[-1])) if hints is None else hints
             beside.append(known.to(source.device).expand(len(source), -1, -1, -1))
         return {"text": self.embed(prompts), "beside": torch.cat(beside, dim=1) if beside else None}
-
-    def denoise(self, x_t: Tensor, timestep: Tensor, condition: dict[str, Any]) -> Tensor:
-        beside = condition["beside"]
-        given = x_t if beside is None else torch.cat([x_t, beside], dim=1)
-        return super().denoise(given, timestep, condition)
-
-    def timesteps(self, uniform: np.ndarray) -> Tensor:
-        """int64 (B,) from numbers in [0, 1); a share `source_prob` of them is the source's.
-
-        In validation too: the best checkpoint is the one of the lowest loss, and an even one would hardly see the source.
-        """
-        spread = np.clip((uniform - self.source_prob) / max(1 - self.source_prob, 1e-12), 0, 1 - 1e-12)
-        last = (self.path.num_timesteps - 0.5) / self.path.num_timesteps
-        return super().timesteps(np.where(uniform < self.source_prob, last, spread))
 
     # ---- drawing
 
@@ -156,4 +112,4 @@ class DiffusingColors(Colorizer):
 
     def check_options(self, options: Any, *, is_folder: bool) -> None:
         super().check_options(options, is_folder=is_folder)
-        options.check_walk(self.path, self.sampler, takes_hints=self.hint_prob > 0)
+        options.check_walk(self.path, takes_hints=self.hint_prob > 0)

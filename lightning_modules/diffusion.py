@@ -116,10 +116,16 @@ class DiffusionModule(TranslationModule):
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def moments(self, batch: Batch, name: str) -> Tensor:
-        """The moments (B, 2Z, h, w) of one of the `encodings`, from the cache where the batch has them."""
+        """The moments (B, 2Z, h, w) of one of the `encodings`, or of another picture of the batch; once in a step.
+
+        Those of the `encodings` come from the cache where the batch has them.
+        """
         known = batch.get("encodings", {})
         if name not in known:
-            known[name] = self.encodings().get(name, self.codec.moments)(batch["image"])
+            encode = self.encodings().get(name)
+            known[name] = (
+                self.codec.moments(self.images(batch, name)) if encode is None else encode(batch["image"])
+            )
         return known[name]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -43,9 +43,9 @@ class LatentDiffusion(StableDiffusion):
     """
 
     Options = GenerationOptions
-    measures_samples = False
     task = Generation
     takes_input = False
+    one_sample = True
     pipeline = "StableDiffusionPipeline"
 
     def __init__(self, *, train_text_encoder: bool = False, **settings: Any) -> None:

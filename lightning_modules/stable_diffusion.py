@@ -4,7 +4,7 @@ Shapes: B batch, Z latent channels, h/w latent cells, N tokens, D text width.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,12 +21,14 @@ from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.options import PromptOptions
 from networks.latent_diffusion_parts import LatentDiffusionParts
 from networks.text_cache import TextCache
+from networks.widened import widen_input
 
 log = logging.getLogger(__name__)
 
 
 class StableDiffusion(DiffusionModule):
-    """A diffusion module on the parts of a latent diffusion model; the condition is a dict with the text states.
+    """A diffusion module on the parts of a latent diffusion model; the condition is a dict with the text states `text`
+    and perhaps `beside` (B, Z', h, w), what the U-Net sees beside x_t in further input channels (see `widen`).
 
     Path and objective are those that the parts' scheduler describes, unless a method gives others.
 
@@ -99,7 +101,13 @@ class StableDiffusion(DiffusionModule):
         return {"text": self.embed(self.prompts(batch))}
 
     def denoise(self, x_t: Tensor, timestep: Tensor, condition: dict[str, Any]) -> Tensor:
-        return self.parts.unet(x_t, timestep, condition["text"]).sample
+        beside = condition.get("beside")
+        given = x_t if beside is None else torch.cat([x_t, beside], dim=1)
+        return self.parts.unet(given, timestep, condition["text"]).sample
+
+    def widen(self, num_extra: int) -> None:
+        """Gives the U-Net further input channels, which start at zero weight."""
+        widen_input(self.parts.unet, self.codec.num_channels + num_extra)
 
     def prompts(self, batch: Batch) -> list[str]:
         """The captions; in training some are dropped, so that the model also learns to go without."""
@@ -145,15 +153,18 @@ class StableDiffusion(DiffusionModule):
             )
         return condition | {"text": self.embed([prompt] * len(condition["text"]))}
 
-    def guided(self, condition: dict[str, Any], options: PromptOptions) -> Denoise:
-        """The network under a condition, with the guidance that the options or the module ask for."""
+    def guided(
+        self, condition: dict[str, Any], options: PromptOptions, network: Callable[..., Tensor] | None = None
+    ) -> Denoise:
+        """The network under a condition, with the guidance that the options or the module ask for; None = `denoise`."""
+        network = network or self.denoise
         scale = self.guidance_scale if options.guidance is None else options.guidance
         if scale == 1.0:
-            return lambda x_t, timestep: self.denoise(x_t, timestep, condition)
+            return lambda x_t, timestep: network(x_t, timestep, condition)
         both = stacked(condition, self.negative(condition, options.negative_prompt))
 
         def denoise(x_t: Tensor, timestep: Tensor) -> Tensor:
-            pred, away = self.denoise(torch.cat([x_t, x_t]), torch.cat([timestep] * 2), both).chunk(2)
+            pred, away = network(torch.cat([x_t, x_t]), torch.cat([timestep] * 2), both).chunk(2)
             return guide(pred.float(), away.float(), scale=scale, rescale=self.guidance_rescale)
 
         return denoise

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from color.hints import known_map
 from diffusion.bridge_paths import BridgePath
-from diffusion.bridge_samplers import BridgeSampler
 from lightning_modules.color_edits import read_hints
 from lightning_modules.color_options import ColorizationOptions
 from lightning_modules.options import option, path
@@ -30,7 +29,7 @@ class WalkOptions(ColorizationOptions):
         assert self.hints
         return known_map(read_hints(self.hints, size_px), size=size)
 
-    def check_walk(self, path: BridgePath, sampler: BridgeSampler, *, takes_hints: bool) -> None:
+    def check_walk(self, path: BridgePath, *, takes_hints: bool) -> None:
         """Raises a ValueError for what a model on this path cannot do or what would do nothing."""
         if self.hints and not takes_hints:
             raise ValueError(
@@ -41,11 +40,4 @@ class WalkOptions(ColorizationOptions):
             raise ValueError(
                 f"start={self.start:g} needs a walk of many steps, and this model goes from grey to colour in one "
                 "(module.path.num_timesteps=1); leave it out"
-            )
-        # A single step from the source adds no noise: it ends on the clean estimate.
-        one_step = (self.steps or sampler.num_steps) == 1 and self.start == 1
-        if self.num_samples > 1 and (path.noise_scale == 0 or one_step):
-            raise ValueError(
-                f"num_samples={self.num_samples} would write the same picture {self.num_samples} times, as a walk without "
-                "noise has one result; leave it out (module.path.noise_scale and two steps or more give several)"
             )

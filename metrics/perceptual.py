@@ -1,5 +1,6 @@
 """Perceptual distances of picture pairs from the features of pretrained networks."""
 
+import copy
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -84,3 +85,19 @@ class SqueezeNetDistance(PicturePairMetric):
         distance = self.distance.to(pred.device)
         # Four depths, over which the network's distance is the mean.
         return 4.0 * distance(to_8_bit(pred) / 255.0, to_8_bit(target) / 255.0)
+
+
+class LpipsDistance(nn.Module):
+    """LPIPS as a term of a training loss: of images that are not rounded, with gradients to the first.
+
+    Args:
+        net, weights_dir: as `LpipsMetric`, and so are the errors.
+    """
+
+    def __init__(self, net: LpipsNet = "alex", *, weights_dir: str | None = None) -> None:
+        super().__init__()
+        self.net = copy.deepcopy(Lpips(net, weights_dir=weights_dir).net).eval().requires_grad_(False)
+
+    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
+        """LPIPS (B,) between image and reference (B, 3, H, W), about in [0, 1]."""
+        return self.net(image, reference, normalize=True).reshape(len(image))

@@ -28,6 +28,18 @@ class ContentDistance(LpipsMetric):
         self.keep(self.per_image(pred, image))
 
 
+class CondError(PerImageMetric):
+    """Mean absolute difference between a condition and the same condition made anew from the result, in [0, 1]."""
+
+    def update(self, cond: Tensor, cond_again: Tensor) -> None:
+        """Adds conditions (B, C, H, W) in [0, 1] and those made from the results."""
+        if cond.shape != cond_again.shape:
+            raise ValueError(
+                f"conditions have the shapes {tuple(cond.shape)} and {tuple(cond_again.shape)}, expected one"
+            )
+        self.keep((cond - cond_again).abs().flatten(1).mean(1))
+
+
 class LpipsDiversity(LpipsMetric):
     """Mean LPIPS over all pairs of samples of one input (Zhu et al. 2017, BicycleGAN); 0 if all are equal."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from color.classes import class_colours
 from metrics.calibration import BrierScore, ExpectedCalibrationError, UncertaintyAuroc
 from metrics.raters import GeneralizedEnergyDistance, HungarianIou
 from metrics.segmentation import Overlap, PooledOverlap
@@ -139,13 +140,3 @@ class Segmentation(Task):
         shown = (mask >= (0 if self.include_background else 1)) & (mask < self.num_classes)
         colours = class_colours(self.num_classes).to(mask.device)[mask.where(shown, 0)].movedim(-1, 1)
         return torch.lerp(image, colours, _OPACITY).where(shown[:, None], image)
-
-
-def class_colours(num_classes: int) -> Tensor:
-    """The colour of each class, (K, 3) in [0, 1]: the map of PASCAL VOC, which is black for class 0."""
-    ids = torch.arange(num_classes)
-    colours = torch.zeros(num_classes, 3, dtype=torch.int64)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
-    return colours.float() / 255.0

@@ -189,7 +189,7 @@ def test_masks_can_be_drawn_in_latents_whose_ceiling_is_a_row(num_classes, fit):
     assert list(rows) == ["result", "autoencoder's ceiling"]
     assert all(row["mask"].shape == (2, 32, 32) for row in rows.values())
     assert module.encodings() == {}
-    assert module.measures_samples
+    assert not module.one_sample
     odd = {
         "image": torch.rand(1, 3, 13, 18),
         "mask": torch.ones(1, 13, 18).long(),

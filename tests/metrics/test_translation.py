@@ -5,7 +5,7 @@ import torch
 from torchvision.models import alexnet
 
 from metrics.per_image import Psnr
-from metrics.perceptual import Lpips
+from metrics.perceptual import Lpips, LpipsDistance
 from metrics.translation import ContentDistance, CyclePsnr, LpipsDiversity
 
 
@@ -49,3 +49,16 @@ def test_diversity_is_the_mean_over_pairs_of_samples(random_alexnet):
     metric.reset()
     metric.update([samples[0]] * 3)
     assert metric.compute().mean == 0
+
+
+def test_lpips_as_a_loss_is_the_metric_with_gradients_to_the_image_alone(random_alexnet):
+    rounded = [(images(seed) * 255).round() / 255 for seed in (0, 1)]
+    metric, distance = Lpips(), LpipsDistance()
+    metric.update(*rounded)
+    image, reference = (part.clone().requires_grad_() for part in rounded)
+    found = distance(image, reference.detach())
+    torch.testing.assert_close(found.double(), metric.all_values().double(), rtol=1e-4, atol=1e-6)
+    found.sum().backward()
+    assert image.grad.abs().max() > 0
+    assert not any(p.requires_grad for p in distance.parameters())
+    assert (found > 0).all()

@@ -3,8 +3,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from color.classes import class_colours
 from tasks.base import Scores
-from tasks.segmentation import Segmentation, class_colours
+from tasks.segmentation import Segmentation
 from tests.metrics.masks import random_masks
 
 OVERLAP = {"dice", "iou", "dice_pooled", "iou_pooled", "hd95", "nsd", "boundary_f"}
