@@ -137,6 +137,13 @@ def downscale(vae: AutoencoderKL | AutoencoderTiny) -> int:
     return int(2 ** (len(blocks) - 1))
 
 
+def strip_windows(window: Window) -> Iterator[Window]:
+    """A window cut into windows of at most 256 rows, from top to bottom."""
+    top, left, height, width = window
+    for start in range(top, top + height, STRIP_PX):
+        yield start, left, min(STRIP_PX, top + height - start), width
+
+
 def check_size(image: Tensor, cell_px: int) -> None:
     """Raises a ValueError for an image (..., H, W) that whole latent cells do not cover: its edge would be lost."""
     height, width = image.shape[-2:]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,6 +42,10 @@ class Taps:
     def part(self, rows: slice) -> "Taps":
         """Those of some pixels."""
         return Taps(self.index[:, rows], self.offset[:, rows], self.share[:, rows])
+
+    def to(self, device: torch.device) -> "Taps":
+        """The same on a device."""
+        return Taps(*(values.to(device) for values in vars(self).values()))
 
 
 def axis_taps(
@@ -117,12 +122,17 @@ class LiifQuery(nn.Module):
         self, lifted: Tensor, sizes: Sequence[Size], windows: Sequence[Window], base: Tensor | None = None
     ) -> Tensor:
         """As `forward`, of each sample its own window, all of one shape (R, S), of a picture of its own size."""
-        height, width = lifted.shape[1:3]
+        (height, width), (num_rows, num_columns) = lifted.shape[1:3], windows[0][2:]
         cells = [(self._cell(height, size[0]), self._cell(width, size[1])) for size in sizes]
         cell = torch.tensor(cells, dtype=torch.float64, device=lifted.device)
-        rows = self._taps(height, [(s[0], w[0], w[2]) for s, w in zip(sizes, windows, strict=True)], lifted)
-        columns = self._taps(width, [(s[1], w[1], w[3]) for s, w in zip(sizes, windows, strict=True)], lifted)
-        num_rows, num_columns = windows[0][2:]
+        places = list(zip(sizes, windows, strict=True))
+        rows = self._taps(height, [(size[0], window[0], num_rows) for size, window in places])
+        columns = self._taps(width, [(size[1], window[1], num_columns) for size, window in places])
+        # Of a window in a large picture, few cells are read.
+        (rows, used_rows), (columns, used_columns) = _from_first(rows), _from_first(columns)
+        lifted = lifted[:, used_rows, used_columns].contiguous()
+        base = None if base is None else base[..., used_rows, used_columns]
+        rows, columns = ([tap.to(lifted.device) for tap in taps] for taps in (rows, columns))
         on_cpu = lifted.device.type == "cpu"
         chunk = _CHUNK * torch.get_num_threads() if on_cpu else _CHUNK_ELSEWHERE
         at_once = max(1, chunk // (len(lifted) * num_columns))
@@ -138,10 +148,10 @@ class LiifQuery(nn.Module):
         ratio = num_cells / num_pixels
         return 2 * (ratio if self.max_scale is None else max(ratio, 1 / self.max_scale))
 
-    def _taps(self, num_cells: int, places: Sequence[tuple[int, int, int]], like: Tensor) -> list[Taps]:
+    def _taps(self, num_cells: int, places: Sequence[tuple[int, int, int]]) -> list[Taps]:
         found = [axis_taps(num_cells, *place, nearest=not self.ensemble) for place in places]
         return [
-            Taps(*(torch.cat([getattr(t, name) for t in taps]).to(like.device) for name in vars(taps[0])))
+            Taps(*map(torch.cat, zip(*(vars(t).values() for t in taps), strict=True)))
             for taps in zip(*found, strict=True)
         ]
 
@@ -186,6 +196,13 @@ class LiifQuery(nn.Module):
         return (offsets + cells).to(like.dtype)
 
 
+def _from_first(taps: list[Taps]) -> tuple[list[Taps], slice]:
+    """Taps that count from the first cell that one of them reads, and the cells that they read."""
+    first = int(min(tap.index.min() for tap in taps))
+    last = int(max(tap.index.max() for tap in taps))
+    return [Taps(tap.index - first, tap.offset, tap.share) for tap in taps], slice(first, last + 1)
+
+
 def _with_least(queries: Tensor) -> Tensor:
     """Queries (N, D), with zeros behind where there are too few."""
     missing = _LEAST - len(queries)
@@ -206,3 +223,42 @@ def interpolated(base: Tensor, rows: list[Taps], columns: list[Taps]) -> Tensor:
             blended.append(base.gather(axis, index.expand(wanted)) * share)
         base = torch.stack(blended).sum(0)
     return base
+
+
+class LiifNetwork(ModelMixin, ConfigMixin):
+    """A network whose output is a picture of any size: `features` once, then the query at the pixels that are asked for.
+
+    Attributes:
+        query: of the features.
+    """
+
+    query: LiifQuery
+
+    def features(self, given: Tensor) -> Tensor:
+        """What the query reads, (B, C, h, w)."""
+        raise NotImplementedError(f"{type(self).__name__} must define features(given)")
+
+    def base(self, given: Tensor) -> Tensor | None:
+        """A picture (B, 3, h, w) in [0, 1] to which the query adds; None = nothing."""
+        return None
+
+    def prepare(self, given: Tensor) -> tuple[Tensor, Tensor | None]:
+        """All that does not depend on the size of the picture: the lifted features (B, h, w, D) and the base."""
+        return self.query.lift(self.features(given)), self.base(given)
+
+    def window(
+        self, prepared: tuple[Tensor, Tensor | None], size_px: Size, window: Window | None = None
+    ) -> Tensor:
+        """A window (B, 3, R, S) of the picture of (H, W) pixels, about in [0, 1]; None = the whole."""
+        return self.patches(prepared, [size_px], [window or (0, 0, *size_px)])
+
+    def patches(
+        self, prepared: tuple[Tensor, Tensor | None], sizes: Sequence[Size], windows: Sequence[Window]
+    ) -> Tensor:
+        """As `window`, of each sample its own, all of one shape, of a picture of its own size."""
+        lifted, base = prepared
+        return self.query.patches(lifted, sizes, windows, None if base is None else base * 2 - 1) / 2 + 0.5
+
+    def forward(self, given: Tensor, size_px: Size, window: Window | None = None) -> Tensor:
+        """`window` of what `prepare` makes of the given."""
+        return self.window(self.prepare(given), size_px, window)

@@ -18,7 +18,13 @@ class PositionDecoder(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(num_channels + 2, width), nn.SiLU(), nn.Linear(width, 3))
 
-    def forward(self, latent, size_px, window):
+    def prepare(self, latent):
+        return latent
+
+    def patches(self, latent, sizes, windows):
+        return self.window(latent, sizes[0], windows[0])
+
+    def window(self, latent, size_px, window):
         top, left, height, width = window
         y = (torch.arange(top, top + height) * 2 + 1) / size_px[0] - 1
         x = (torch.arange(left, left + width) * 2 + 1) / size_px[1] - 1
@@ -162,17 +168,23 @@ def test_strips_have_the_latents_own_size_unless_told_another(codec):
 
 
 def test_an_implicit_codec_never_asks_for_more_than_a_strip():
-    asked = []
+    asked, prepared = [], []
 
     class Noting(PositionDecoder):
-        def forward(self, latent, size_px, window):
+        def prepare(self, latent):
+            prepared.append(latent)
+            return latent
+
+        def window(self, latent, size_px, window):
             asked.append((size_px, window))
-            return super().forward(latent, size_px, window)
+            return super().window(latent, size_px, window)
 
     codec = ImplicitCodec(tiny_vae(), Noting())
     strips = codec.decode_strips(torch.randn(1, 4, 4, 4), (10_000, 8), (100, 2, 9_000, 4))
     assert next(strips).shape == (1, 3, 256, 4)
     assert asked == [((10_000, 8), (100, 2, 256, 4))]  # the rest is decoded when it is taken
+    assert len(list(strips)) == 35
+    assert len(prepared) == 1  # what does not depend on the size is computed once
 
 
 def test_an_implicit_decoder_keeps_its_weights_precision_under_autocast():
