@@ -5,20 +5,20 @@ Shapes: B batch, h/w pixels of the input, H/W of the result.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from datamodules.raster import Raster, raster
-from diffusion.codecs import Window
+from diffusion.codecs import Window, strip_windows
 from diffusion.seeding import Draws
 from lightning_modules.base import Batch, Results, TranslationModule
 from lightning_modules.options import option, size
 from metrics.resolution import resize_bicubic
+from networks.liif import LiifNetwork
 from tasks.upscaling import Upscaling
 
-DEFAULT_SCALE = 4.0
 # Larger results are written strip by strip.
 _WHOLE_PX = 1 << 22
 # Beside the size of the truth, evaluation draws this share of it, to see whether both show the same.
@@ -50,7 +50,11 @@ class SizeOptions:
         ((37, 74), (40, 80))
     """
 
-    scale: float | None = option("side of the result over side of the input; 4 without scale and size", None)
+    default_scale: ClassVar[float] = 4.0
+
+    scale: float | None = option(
+        "side of the result over side of the input; without it and size= the method's own", None
+    )
     size: tuple[int, int] | None = option("HxW of the result, of any aspect", None, parse=size)
     crop: Window | None = option(
         "TOP,LEFT,HEIGHT,WIDTH in pixels of the result: that part alone", None, parse=region
@@ -66,7 +70,7 @@ class SizeOptions:
         """(H, W) of the result for an input of (h, w); sides are rounded."""
         if self.size is not None:
             return self.size
-        height, width = (max(1, round(side * (self.scale or DEFAULT_SCALE))) for side in own)
+        height, width = (max(1, round(side * (self.scale or self.default_scale))) for side in own)
         return height, width
 
     def window(self, size_px: tuple[int, int]) -> Window:
@@ -133,10 +137,28 @@ class AnySize(TranslationModule):
 
 
 class Strips:
-    """Pictures of one content at any size, row by row, of a network with `prepare` and `window` (networks.liif)."""
+    """Pictures of one content at any size, row by row.
+
+    Args:
+        decode: (size_px, window) -> strips of that window, as Codec.decode_strips.
+        smallest: (h, w), the least size that it decodes.
+    """
 
     def __init__(self, decode: Any, smallest: tuple[int, int]) -> None:
         self.decode, self.smallest = decode, smallest
+
+    @classmethod
+    def of(cls, network: LiifNetwork, given: Tensor) -> "Strips":
+        """The pictures that a network makes of what is given, (B, C, h, w)."""
+
+        @torch.no_grad()
+        def decode(size_px: tuple[int, int], window: Window) -> Iterator[Tensor]:
+            for strip in strip_windows(window):
+                yield network.window(prepared, size_px, strip).float().clamp(0, 1)
+
+        with torch.no_grad():
+            prepared = network.prepare(given)
+        return cls(decode, (given.shape[-2], given.shape[-1]))
 
     def __call__(self, size_px: tuple[int, int], window: Window) -> Iterator[Tensor]:
         """Pictures (B, 3, up to 256 rows, width) of a window of the picture of (H, W), from top to bottom.
@@ -175,3 +197,18 @@ def cut(images: Sequence[Tensor] | Tensor, windows: Sequence[Window]) -> Tensor:
             for image, (top, left, h, w) in zip(images, windows, strict=True)
         ]
     )
+
+
+def random_patches(
+    image: Tensor, draws: Draws, *, smallest: int, patch_px: int
+) -> tuple[list[tuple[int, int]], list[Window], Tensor]:
+    """A random patch of each square image (B, 3, N, N) at a random size: the sizes, the windows and the patches.
+
+    Sides are uniform from `smallest` to N, pictures resized as `resize_bicubic` does, patches (B, 3, P, P).
+    """
+    largest = image.shape[-1]
+    sides = [round(smallest + share * (largest - smallest)) for share in draws.uniform("size")]
+    places = random_places(draws, "patch", [side - patch_px for side in sides])
+    windows = [(top, left, patch_px, patch_px) for top, left in places]
+    resized = [resize_bicubic(one[None], (side, side))[0] for one, side in zip(image, sides, strict=True)]
+    return [(side, side) for side in sides], windows, cut(resized, windows)

@@ -3,13 +3,12 @@
 Shapes: B batch, N side of the training images, L side of the small patches.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion.codecs import Window, strip_windows
+from diffusion.codecs import Window
 from lightning_modules.any_size import AnySize, Strips, cut, random_places
 from lightning_modules.base import Batch
 from metrics.resolution import resize_bicubic
@@ -64,13 +63,7 @@ class Liif(AnySize):
         return {"l1": (pred.float() - cut(truth, windows)).abs().mean()}
 
     def strips_of(self, low: Tensor, numbers: list[int], options: Any) -> Strips:
-        height, width = low.shape[-2:]
-        return Strips(partial(self._strips, self.network.prepare(low)), (height, width))
-
-    @torch.no_grad()
-    def _strips(self, prepared: Any, size_px: tuple[int, int], window: Window) -> Any:
-        for strip in strip_windows(window):
-            yield self.network.window(prepared, size_px, strip).float().clamp(0, 1)
+        return Strips.of(self.network, low)
 
     def exported(self) -> dict[str, Any]:
         return {"network": self.network}
