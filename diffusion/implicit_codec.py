@@ -28,14 +28,11 @@ class ImplicitCodec(LatentCodec):
         self.decoder: Any = decoder.eval().requires_grad_(False)
 
     def decode(self, latent: Tensor, size_px: tuple[int, int] | None = None) -> Tensor:
-        size = size_px or self.own_size(latent)
-        return self.patches(latent, [size], [(0, 0, *size)])
+        size = size_px or self._own_size(latent)
+        with torch.autocast(latent.device.type, enabled=False):
+            return self.decoder.window(self._prepared(latent), size, (0, 0, *size)).float()
 
     def patches(self, latent: Tensor, sizes: Sequence[tuple[int, int]], windows: Sequence[Window]) -> Tensor:
-        """Of each latent (B, Z, h, w) a window of the image of a size, all windows of one shape; gradients reach it.
-
-        As the decoder takes them: one size and window for all, or B.
-        """
         with torch.autocast(latent.device.type, enabled=False):
             return self.decoder.patches(self._prepared(latent), sizes, windows).float()
 
@@ -43,7 +40,7 @@ class ImplicitCodec(LatentCodec):
     def decode_strips(
         self, latent: Tensor, size_px: tuple[int, int] | None = None, window: Window | None = None
     ) -> Iterator[Tensor]:
-        size = size_px or self.own_size(latent)
+        size = size_px or self._own_size(latent)
         device = latent.device.type
         with torch.autocast(device, enabled=False):
             prepared = self._prepared(latent)
@@ -52,8 +49,7 @@ class ImplicitCodec(LatentCodec):
                 rows = self.decoder.window(prepared, size, strip).float().clamp(0, 1)
             yield rows
 
-    def own_size(self, latent: Tensor) -> tuple[int, int]:
-        """(H, W) that the autoencoder itself would decode to."""
+    def _own_size(self, latent: Tensor) -> tuple[int, int]:
         return latent.shape[-2] * self.downscale, latent.shape[-1] * self.downscale
 
     def _prepared(self, latent: Tensor) -> Any:

@@ -22,7 +22,8 @@ class PositionDecoder(nn.Module):
         return latent
 
     def patches(self, latent, sizes, windows):
-        return self.window(latent, sizes[0], windows[0])
+        each = zip(latent.split(1), sizes, windows, strict=True)
+        return torch.cat([self.window(one, size, window) for one, size, window in each])
 
     def window(self, latent, size_px, window):
         top, left, height, width = window
@@ -159,6 +160,16 @@ def test_strips_joined_are_the_window_of_the_picture(codec, window):
     assert not any(strip.requires_grad for strip in strips)
     picture = codec.to_picture(latent, (600, 12))[..., top : top + height, left : left + width]
     torch.testing.assert_close(torch.cat(strips, dim=-2), picture, rtol=1e-5, atol=1e-5)
+
+
+def test_patches_are_windows_of_each_picture_at_its_own_size(codec):
+    latent = torch.randn(2, 4, 4, 6)
+    sizes, windows = [(33, 20), (15, 41)], [(20, 3, 6, 9), (2, 30, 6, 9)]
+    found = codec.patches(latent, sizes, windows)
+    for row, (size, (top, left, height, width)) in enumerate(zip(sizes, windows, strict=True)):
+        whole = codec.decode(latent[row : row + 1], size)
+        expected = whole[0, :, top : top + height, left : left + width]
+        torch.testing.assert_close(found[row], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_strips_have_the_latents_own_size_unless_told_another(codec):
