@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,10 +30,10 @@ class LatentDiffusion(StableDiffusion):
         settings: as StableDiffusion.
     """
 
-    Options = GenerationOptions
+    Options: ClassVar[type] = GenerationOptions
     task = Generation
     takes_input = False
-    pipeline = "StableDiffusionPipeline"
+    pipeline: ClassVar[str | None] = "StableDiffusionPipeline"
 
     def __init__(self, *, train_text_encoder: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
