@@ -3,7 +3,7 @@
 Shapes: B batch, C image channels, Z latent channels, H/W pixels, h/w latent cells.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -57,6 +57,13 @@ class Codec(nn.Module):
     def latent_shape(self, size_px: tuple[int, int]) -> tuple[int, int, int]:
         """(Z, h, w) of images of (H, W) pixels."""
         return self.num_channels, size_px[0] // self.downscale, size_px[1] // self.downscale
+
+    def patches(self, latent: Tensor, sizes: Sequence[tuple[int, int]], windows: Sequence[Window]) -> Tensor:
+        """Of each latent a window (B, C, R, S) of its image of a size, as `decode`; all windows of one shape."""
+        found = []
+        for one, size, (top, left, height, width) in zip(latent, sizes, windows, strict=True):
+            found.append(self.decode(one[None], size)[..., top : top + height, left : left + width])
+        return torch.cat(found)
 
     @torch.no_grad()
     def to_picture(self, latent: Tensor, size_px: tuple[int, int] | None = None) -> Tensor:
@@ -135,6 +142,13 @@ def downscale(vae: AutoencoderKL | AutoencoderTiny) -> int:
     """Pixels along one side of a latent cell of an autoencoder."""
     blocks = vae.config.get("down_block_types") or vae.config["encoder_block_out_channels"]
     return int(2 ** (len(blocks) - 1))
+
+
+def strip_windows(window: Window) -> Iterator[Window]:
+    """A window cut into windows of at most 256 rows, from top to bottom."""
+    top, left, height, width = window
+    for start in range(top, top + height, STRIP_PX):
+        yield start, left, min(STRIP_PX, top + height - start), width
 
 
 def check_size(image: Tensor, cell_px: int) -> None:

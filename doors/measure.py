@@ -128,7 +128,7 @@ def measured(
     truths: list[Tensor] = []
     names: list[str] = []
     device, start = methods[0].modules[0].device, 0
-    for batch in batches(datamodule, split, num_images, device):
+    for batch in map(task.posed, batches(datamodule, split, num_images, device)):
         kept = [i for i in range(len(batch["index"])) if start + i in shown]
         for row, number, results in (drawn for method in methods for drawn in method.rows(batch)):
             rows.setdefault(row.name, row).add(number, task, results, batch, kept)
@@ -138,7 +138,7 @@ def measured(
         truths += [] if truth is None else [_eight_bit(truth[i]) for i in kept]
         names += [str(batch["name"][i]) for i in kept]
         start += len(batch["index"])
-    first = next(iter(batches(datamodule, split, 1, device)))
+    first = task.posed(next(iter(batches(datamodule, split, 1, device))))
     spent = costs([(method.modules[0], method.options) for method in methods], first)
     firsts = [row.name for row in rows.values() if row.is_first]
     by_row = dict(zip(firsts, spent, strict=True))

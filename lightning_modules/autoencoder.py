@@ -41,6 +41,7 @@ class Autoencoder(TranslationModule):
 
     task = Reconstruction
     latent_square: Tensor
+    trains_encoder = True
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class Autoencoder(TranslationModule):
         image = batch["image"]
         mean, posterior = self._encoded(image)
         if not self.training:
-            reconstruction = self._decoded(mean).clamp(0, 1)
+            reconstruction = self._decoded(mean, image).clamp(0, 1)
             self._validated_square += float(mean.float().square().sum())
             self._validated_count += mean.numel()
             error = (reconstruction - image).square().flatten(1).mean(1).clamp(min=1e-10)
@@ -95,12 +96,25 @@ class Autoencoder(TranslationModule):
         latent = mean
         if posterior is not None:
             latent = mean + posterior.std * self.draws(batch).normal("posterior", mean.shape[1:])
-        reconstruction = self._decoded(latent)
-        terms = self.reconstruction_terms(reconstruction, image)
+        reconstruction, reference = self.compared(latent, batch)
+        terms = self.reconstruction_terms(reconstruction, reference)
         compared = torch.stack(list(terms.values())).sum()
-        if posterior is not None:
+        if posterior is not None and self.trains_encoder:
             terms["kl"] = self.kl_weight * posterior.kl().mean()
-        return terms | self.adversarial_terms(reconstruction, image, compared)
+        terms |= self.further_terms(latent, batch)
+        return terms | self.adversarial_terms(reconstruction, reference, compared)
+
+    def further_terms(self, latent: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Further scalar terms of latents (B, Z, h, w), unscaled, by name and weighted."""
+        return {}
+
+    def compared(self, latent: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What is decoded of latents (B, Z, h, w), unscaled, and what it should be; pictures of one shape."""
+        return self._decoded(latent, batch["image"]), batch["image"]
+
+    def balanced_layer(self) -> Any:
+        """The layer whose gradients balance the adversarial term."""
+        return self.vae.get_submodule(self._last_layer)
 
     def _encoded(self, image: Tensor) -> tuple[Tensor, Any]:
         """The latent mean (B, Z, h, w), unscaled, and the posterior where there is one."""
@@ -108,7 +122,8 @@ class Autoencoder(TranslationModule):
         posterior = getattr(encoded, "latent_dist", None)
         return (encoded.latents, None) if posterior is None else (posterior.mean, posterior)
 
-    def _decoded(self, latent: Tensor) -> Tensor:
+    def _decoded(self, latent: Tensor, like: Tensor) -> Tensor:
+        """The picture of latents (B, Z, h, w), unscaled, as large as `like`."""
         return self.vae.decode(latent).sample.float() / 2 + 0.5
 
     def on_after_backward(self) -> None:
@@ -139,7 +154,7 @@ class Autoencoder(TranslationModule):
             }
         fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         fool = -functional_call(self.discriminator, fixed, (reconstruction,)).mean()
-        last = self.vae.get_submodule(self._last_layer).weight
+        last = self.balanced_layer().weight
         pull = torch.autograd.grad(compared, last, retain_graph=True)[0].norm()
         push = torch.autograd.grad(fool, last, retain_graph=True)[0].norm()
         adaptive = (pull / (push + 1e-4)).clamp(0, 1e4).detach()
@@ -181,7 +196,7 @@ class Autoencoder(TranslationModule):
         grid = self.cell_px()
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, -width % grid, 0, -height % grid), mode="replicate")
-        return self._decoded(self._encoded(padded)[0]).clamp(0, 1)[..., :height, :width]
+        return self._decoded(self._encoded(padded)[0], padded).clamp(0, 1)[..., :height, :width]
 
     def results(self, batch: Batch, options: Any) -> Results:
         return {"image": self.reconstruct(self.images(batch))}

@@ -102,6 +102,7 @@ class TranslationModule(LearningModule):
         except RuntimeError:  # without a trainer, as in a notebook
             datamodule = None
         task = self.task.for_data(datamodule, **self.protocol(options))
+        batch = task.posed(batch)
         panels = {name: task.picture(result, batch) for name, result in self.rows(batch, options)}
         truth = task.truth(batch)
         return panels if truth is None else panels | {"truth": truth}

@@ -2,27 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from lightning_modules.base import Batch, Results
-from lightning_modules.options import PromptOptions, option
+from lightning_modules.options import PromptOptions, option, size
 from lightning_modules.stable_diffusion import StableDiffusion
 from tasks.generation import Generation
-
-
-def size(text: str) -> tuple[int, int]:
-    """(H, W) of a text like 512x768.
-
-    Raises:
-        ValueError: not two positive whole numbers.
-    """
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise ValueError(f"size={text} is not HxW in pixels, such as size=512x768")
-    return int(height), int(width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +30,11 @@ class LatentDiffusion(StableDiffusion):
         settings: as StableDiffusion.
     """
 
-    Options = GenerationOptions
+    Options: ClassVar[type] = GenerationOptions
     task = Generation
     takes_input = False
     one_sample = True
-    pipeline = "StableDiffusionPipeline"
+    pipeline: str | None = "StableDiffusionPipeline"
 
     def __init__(self, *, train_text_encoder: bool = False, **settings: Any) -> None:
         super().__init__(**settings)

@@ -27,6 +27,18 @@ def path(text: str) -> str:
     return os.path.expanduser(text)
 
 
+def size(text: str) -> tuple[int, int]:
+    """(H, W) of a text like 512x768.
+
+    Raises:
+        ValueError: not two positive whole numbers.
+    """
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise ValueError(f"size={text} is not HxW in pixels, such as size=512x768")
+    return int(height), int(width)
+
+
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
     """Of a method without options of its own."""

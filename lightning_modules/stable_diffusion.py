@@ -5,14 +5,15 @@ Shapes: B batch, Z latent channels, h/w latent cells, N tokens, D text width.
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collections
 from torch import Tensor, nn
 
-from diffusion.codecs import IdentityCodec, LatentCodec
+from diffusion.codecs import Codec, IdentityCodec, LatentCodec
 from diffusion.guidance import guide
+from diffusion.implicit_codec import ImplicitCodec
 from diffusion.objectives import GaussianObjective, Weighting
 from diffusion.paths import GaussianPath
 from diffusion.samplers import Denoise
@@ -38,11 +39,12 @@ class StableDiffusion(DiffusionModule):
         prompt_dropout: probability in [0, 1] that a training prompt is replaced by the empty one.
         guidance_scale: of classifier-free guidance; 1 turns it off.
         guidance_rescale: in [0, 1], against over-saturation.
+        decoder: of any size on the autoencoder's latents (networks.implicit_decoder); None = the autoencoder's own.
         text_cache_dir: folder for the states of a frozen text encoder; None keeps them in memory alone.
         settings: as DiffusionModule and TranslationModule.
     """
 
-    Options = PromptOptions
+    Options: ClassVar[type] = PromptOptions
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class StableDiffusion(DiffusionModule):
         prompt_dropout: float = 0.1,
         guidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
+        decoder: nn.Module | None = None,
         text_cache_dir: str | None = None,
         **settings: Any,
     ) -> None:
@@ -64,7 +67,9 @@ class StableDiffusion(DiffusionModule):
             prediction = config["prediction_type"]
             objective = GaussianObjective(path, prediction=prediction, weighting=weighting, gamma=gamma)
             settings |= {"path": path, "objective": objective}
-        codec = IdentityCodec(parts.unet.config.in_channels) if parts.vae is None else LatentCodec(parts.vae)
+        codec: Codec = IdentityCodec(parts.unet.config.in_channels)
+        if parts.vae is not None:
+            codec = LatentCodec(parts.vae) if decoder is None else ImplicitCodec(parts.vae, decoder)
         super().__init__(codec=codec, **settings)
         self.parts, self.prompt_dropout = parts, prompt_dropout
         self.guidance_scale, self.guidance_rescale = guidance_scale, guidance_rescale

@@ -42,8 +42,8 @@ def load_run(source: str) -> Run:
     """
     place, config = _configured(source)
     node = config["module"]
-    # Its weights serve the training loss alone and lie in a file of the user's.
-    node = {**node, "perceptual": None} if "perceptual" in node else node
+    # What serves the training alone and lies in files of the user's: the weights of a loss, and those that it began with.
+    node = {key: None if key in ("perceptual", "start") else value for key, value in node.items()}
     module: TranslationModule = build(resolve_shipped_paths(node), "module", seed=config["seed"])
     num_steps = None
     if place.is_dir():

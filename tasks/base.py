@@ -72,6 +72,10 @@ class Task:
         """The config of a data module such that it delivers what the protocol measures; unchanged by default."""
         return dict(data)
 
+    def posed(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch with what the protocol makes of the data for methods to start from; unchanged by default."""
+        return dict(batch)
+
     def metrics(self) -> dict[str, Callable[[], Metric]]:
         """Builders of the metrics by key; one that raises MissingWeightsError is left out and explained."""
         raise NotImplementedError(f"{type(self).__name__} must define metrics() -> builders by key")

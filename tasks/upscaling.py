@@ -54,6 +54,10 @@ class Upscaling(PairTask):
             "self_ssim": SelfSsim,
         }
 
+    def posed(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """With the small pictures as `low`, so that every method and baseline starts from the same."""
+        return {**batch, "low": self.low(batch)}
+
     def low(self, batch: Mapping[str, Any]) -> Tensor:
         """The small pictures (B, 3, h, w): given, or the true ones shrunk (bicubic, antialiased)."""
         if "low" in batch:

@@ -18,7 +18,14 @@ class PositionDecoder(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(num_channels + 2, width), nn.SiLU(), nn.Linear(width, 3))
 
-    def forward(self, latent, size_px, window):
+    def prepare(self, latent):
+        return latent
+
+    def patches(self, latent, sizes, windows):
+        each = zip(latent.split(1), sizes, windows, strict=True)
+        return torch.cat([self.window(one, size, window) for one, size, window in each])
+
+    def window(self, latent, size_px, window):
         top, left, height, width = window
         y = (torch.arange(top, top + height) * 2 + 1) / size_px[0] - 1
         x = (torch.arange(left, left + width) * 2 + 1) / size_px[1] - 1
@@ -155,6 +162,16 @@ def test_strips_joined_are_the_window_of_the_picture(codec, window):
     torch.testing.assert_close(torch.cat(strips, dim=-2), picture, rtol=1e-5, atol=1e-5)
 
 
+def test_patches_are_windows_of_each_picture_at_its_own_size(codec):
+    latent = torch.randn(2, 4, 4, 6)
+    sizes, windows = [(33, 20), (15, 41)], [(20, 3, 6, 9), (2, 30, 6, 9)]
+    found = codec.patches(latent, sizes, windows)
+    for row, (size, (top, left, height, width)) in enumerate(zip(sizes, windows, strict=True)):
+        whole = codec.decode(latent[row : row + 1], size)
+        expected = whole[0, :, top : top + height, left : left + width]
+        torch.testing.assert_close(found[row], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_strips_have_the_latents_own_size_unless_told_another(codec):
     latent = torch.randn(1, 4, 4, 6)
     joined = torch.cat(list(codec.decode_strips(latent)), dim=-2)
@@ -162,17 +179,23 @@ def test_strips_have_the_latents_own_size_unless_told_another(codec):
 
 
 def test_an_implicit_codec_never_asks_for_more_than_a_strip():
-    asked = []
+    asked, prepared = [], []
 
     class Noting(PositionDecoder):
-        def forward(self, latent, size_px, window):
+        def prepare(self, latent):
+            prepared.append(latent)
+            return latent
+
+        def window(self, latent, size_px, window):
             asked.append((size_px, window))
-            return super().forward(latent, size_px, window)
+            return super().window(latent, size_px, window)
 
     codec = ImplicitCodec(tiny_vae(), Noting())
     strips = codec.decode_strips(torch.randn(1, 4, 4, 4), (10_000, 8), (100, 2, 9_000, 4))
     assert next(strips).shape == (1, 3, 256, 4)
     assert asked == [((10_000, 8), (100, 2, 256, 4))]  # the rest is decoded when it is taken
+    assert len(list(strips)) == 35
+    assert len(prepared) == 1  # what does not depend on the size is computed once
 
 
 def test_an_implicit_decoder_keeps_its_weights_precision_under_autocast():

@@ -4,8 +4,7 @@ import pytest
 
 from lightning_modules.chroma_choice import load_ranker
 from lightning_modules.color_options import ColorizationOptions, chroma
-from lightning_modules.latent_diffusion import size
-from lightning_modules.options import PromptOptions
+from lightning_modules.options import PromptOptions, size
 from lightning_modules.vividness_ranker import VividnessRanking
 from networks.vividness import ClipVividness, VividnessRanker
 from tests.models import tiny_settings
