@@ -1,6 +1,6 @@
 """The alignment of diffusion with a decoder of any size: its latents are taught by the pictures that they become.
 
-Kim and Kim 2024 (arXiv 2403.10255, Sec. 3.3, Eq. 7 to 9). Shapes: B batch, Z latent channels, h/w latent cells, P patch.
+Kim and Kim 2024 (arXiv 2403.10255, Eq. 7 to 9). Shapes: B batch, Z latent channels, h/w latent cells, P patch.
 """
 
 from pathlib import Path

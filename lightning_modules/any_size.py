@@ -91,6 +91,7 @@ class AnySize(TranslationModule):
 
     task = Upscaling
     Options = SizeOptions
+    one_sample = True
 
     def strips_of(self, low: Tensor, numbers: list[int], options: Any) -> "Strips":
         """What makes rows of the result of pictures (B, 3, h, w) in [0, 1]; `numbers` key the noise of each."""

@@ -126,7 +126,7 @@ class ArbitraryScaleUpscaling(AnySize, DiffusionModule):
                 x_part, low_part = parts.chunk(2, dim=1)
                 return self.denoise(x_part, timestep[rows], (low_part, scale[rows]))[None]
 
-            # Tiles are blended at every step (Bar-Tal et al. 2023, MultiDiffusion, Eq. 5), so that they agree on one content.
+            # Tiles are blended at every step (MultiDiffusion, Bar-Tal et al. 2023), so that they agree on one content.
             both = torch.cat([x_t, condition], dim=1)
             cells = grid // self.codec.downscale
             return by_windows(tile, both, window=side, overlap=options.overlap, grid_px=cells)[0]

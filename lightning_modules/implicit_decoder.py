@@ -1,4 +1,4 @@
-"""Stage 1 at any size: an encoder and a decoder that is a function of position (Kim and Kim 2024, arXiv 2403.10255, Sec. 3.1).
+"""Stage 1 at any size: an encoder and a decoder that is a function of position (Kim and Kim 2024, arXiv 2403.10255).
 
 Shapes: B batch, Z latent channels, h/w latent cells, N side of the training images, P of the patches.
 """

@@ -33,7 +33,7 @@ class LiifUpscaler(LiifNetwork):
         num_features: C (64 in EDSR-baseline).
         num_blocks: residual blocks (16 there).
         widths, unfold, ensemble, max_scale: as LiifQuery.
-        residual: add to the small picture, interpolated bilinearly (Lee and Jin 2022, LTE, Eq. 6); False = LIIF.
+        residual: add to the small picture, interpolated bilinearly (as LTE, Lee and Jin 2022); False = LIIF.
 
     Example:
         >>> import torch

@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from doors.compare import parse_methods, vary
 from doors.options import CompareOptions, EvaluateOptions, ExportOptions, PredictOptions, option_fields, parse
-from runs.choices import CONF
+from runs.build import located
+from runs.choices import CONF, options
 from runs.config import load_config, resolved
 from runs.load import PRETRAINED, module_class
 from tests.test_project import LEVELS
@@ -94,11 +95,18 @@ def check_door(program: str, words: list[str]) -> None:
 
 
 def check_method(run: str, texts: dict[str, str]) -> None:
-    """The options of a shipped model's method; of a run that the reader has, those of any shipped one."""
+    """The options of a shipped model's method, or of a run's experiment; of another run, those of any shipped one."""
     shipped = [p.parent.name for p in PRETRAINED.glob("*/config.yaml")]
-    if not shipped:
+    experiment = re.match(r"outputs/(\w+)/", run)
+    if experiment and experiment[1] in options("experiment"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("train", [f"experiment={experiment[1]}"])
+        kinds = [located(config.module._target_)]
+    elif shipped:
+        kinds = [module_class(name) for name in ([run] if run in shipped else shipped)]
+    else:
         return
-    fields = [option_fields(module_class(name).Options) for name in ([run] if run in shipped else shipped)]
+    fields = [option_fields(kind.Options) for kind in kinds]
     unknown = [key for key in texts if not any(key in known for known in fields)]
     assert not unknown, f"{run} {unknown}"
 
