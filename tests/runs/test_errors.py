@@ -16,7 +16,7 @@ A = "experiment=autoencoder"
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "error: no experiment chosen; add experiment=NAME with one of: autoencoder"),
+        ((), "error: no experiment chosen; add experiment=NAME with one of: alignment"),
         (
             ("experiment=autoencode",),
             "error: there is no experiment 'autoencode'; did you mean 'autoencoder'?",
@@ -186,7 +186,7 @@ def test_help_names_experiments_and_groups(door, capsys) -> None:
     text = capsys.readouterr().out
     assert "autoencoder" in text
     assert "Stage 1" in text
-    assert "builtin_photos, builtin_unpaired, masks, photos, unpaired" in text
+    assert "builtin_pairs, builtin_photos, builtin_unpaired, masks, pairs, photos" in text
     assert text.count("python train.py") >= 4
 
 
