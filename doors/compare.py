@@ -115,7 +115,10 @@ def measure(
     config = with_datamodule(first.config, words.overrides)
     datamodule = build(kind(**protocol).as_measured(config["datamodule"]), "datamodule")
     datamodule.setup("validate" if door.split == "val" else "test")
-    kind.check_sample(getattr(datamodule, f"{door.split}_dataset")[0])
+    sample = getattr(datamodule, f"{door.split}_dataset")[0]
+    kind.check_sample(sample)
+    for method in methods if not sample.get("caption") else ():
+        method.modules[0].check_without_captions(method.options)
     task = kind.for_data(datamodule, **protocol)
     fitted, source = fitted_baselines(task, datamodule, door.split)
     folder = folder or f"outputs/evaluate/{first.config['experiment_name']}"

@@ -123,3 +123,11 @@ def test_what_cannot_be_compared_is_one_sentence(runs, tmp_path, methods, settin
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_guidance_without_anything_to_strengthen_is_refused(runs, tmp_path):
+    words = {"run": runs["walk"], "output": tmp_path / "out", "split": "val", "limit": 2, "device": "cpu"}
+    with pytest.raises(ValueError, match="guidance=3 has no effect here"):
+        calls.evaluated("datamodule.caption=none", **words, guidance=3)
+    assert not (tmp_path / "out").exists()
+    calls.evaluated("datamodule.caption=none", **words, guidance=3, prompt="red")
