@@ -42,6 +42,7 @@ SHORT = {
 PAPER = {"module.parts.source": "{base}"}
 # What a single experiment needs besides.
 FURTHER: dict[str, dict[str, str]] = {
+    **{f"{task}_regression": {"module.sampler.num_steps": "1"} for task in ("colorize", "translate")},
     "ddpm_seg": {"module.parts.source": "{pixels}", "module.blocks": "[0,1]"},
     **{
         f"paper/segdiff_{name}": {
