@@ -89,6 +89,7 @@ def test_it_goes_on_from_an_export_of_upscaling(tmp_path):
         make(start=str(tmp_path / "nothing"))
 
 
+@pytest.mark.slow
 def test_it_brings_the_pictures_of_its_estimates_nearer(fit):
     """The image loss at fixed draws falls by half in 40 steps, on the shipped autoencoder, from a new U-Net."""
     module = make(

@@ -114,6 +114,7 @@ def test_a_scale_that_training_does_not_draw_is_refused(scale):
         make(draw_scale=scale)
 
 
+@pytest.mark.slow
 def test_it_learns_to_draw_more_than_bicubic_interpolation_shows(fit):
     """On four crops and the shipped autoencoder, x8: the latent's distance to the true one, against that of the bicubic picture's."""
     vae = load_run("autoencoder").module.vae

@@ -106,6 +106,7 @@ def test_a_side_that_cells_do_not_cover_is_refused():
         make().losses(photo_batch(1, 8))
 
 
+@pytest.mark.slow
 def test_it_learns_nearly_what_the_shipped_decoder_knows_of_four_crops(fit):
     """At scale 1, above bicubic interpolation of the picture at a quarter of its side, and near the plain decoder."""
     vae, image = load_run("autoencoder").module.vae, astronaut_crops()

@@ -127,6 +127,7 @@ def test_options_know_their_sizes():
     assert SizeOptions(scale=0.01).size_px((10, 20)) == (1, 1)
 
 
+@pytest.mark.slow
 def test_it_learns_more_than_bicubic_interpolation(fit):
     module, image = make(), astronaut_crops()
     fit(module, {"image": image, "index": torch.arange(len(image))}, steps=300)

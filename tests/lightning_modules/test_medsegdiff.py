@@ -184,6 +184,7 @@ def test_an_anchor_loss_without_an_anchor_is_refused():
         MedSegDiffNetwork(**SMALL, fusion_levels=(3,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_it_learns_discs(fit, version):
     module, batch = make(version), discs()
