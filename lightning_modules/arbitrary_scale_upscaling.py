@@ -20,7 +20,7 @@ from lightning_modules.any_size import AnySize, SizeOptions, Strips
 from lightning_modules.base import Batch, Results
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.options import SamplingOptions, option
-from lightning_modules.segmenter import by_windows
+from lightning_modules.windows import by_windows, check_overlap
 from metrics.resolution import resize_bicubic
 
 # Of the scale in the network's embedding, whose frequencies are made for timesteps.
@@ -42,8 +42,7 @@ class UpscalingOptions(SizeOptions, SamplingOptions):
     def __post_init__(self) -> None:
         SizeOptions.__post_init__(self)
         SamplingOptions.__post_init__(self)
-        if not 0 <= self.overlap < 1:
-            raise ValueError(f"overlap={self.overlap} is not a share from 0, below 1")
+        check_overlap(self.overlap)
 
 
 class ArbitraryScaleUpscaling(AnySize, DiffusionModule):
@@ -129,7 +128,10 @@ class ArbitraryScaleUpscaling(AnySize, DiffusionModule):
             # Tiles are blended at every step (MultiDiffusion, Bar-Tal et al. 2023), so that they agree on one content.
             both = torch.cat([x_t, condition], dim=1)
             cells = grid // self.codec.downscale
-            return by_windows(tile, both, window=side, overlap=options.overlap, grid_px=cells)[0]
+            found = by_windows(
+                tile, both, window=side, overlap=options.overlap, grid_px=cells, share=self.codec.downscale**2
+            )
+            return found[0]
 
         return self.draw_from_noise(denoise, (height, width), numbers, options)
 

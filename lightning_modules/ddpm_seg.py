@@ -15,14 +15,8 @@ from diffusion.paths import GaussianPath
 from diffusion.seeding import generators, randn, stream_number
 from lightning_modules.base import Batch, Results
 from lightning_modules.options import option
-from lightning_modules.segmenter import (
-    Fusion,
-    Place,
-    Segmenter,
-    WindowOptions,
-    by_windows,
-    segmentation_results,
-)
+from lightning_modules.segmenter import Fusion, Segmenter, segmentation_results
+from lightning_modules.windows import Place, WindowOptions, by_windows
 from networks.latent_diffusion_parts import LatentDiffusionParts
 from networks.pixel_mlps import PixelMlps
 

@@ -47,10 +47,7 @@ class Liif(AnySize):
             )
         most = min(self.max_scale, min(image.shape[-2:]) / side)
         squares = [round(side * (1 + share * (most - 1))) for share in draws.uniform("scale")]
-        corners = [
-            (int(y * (image.shape[-2] - square + 1)), int(x * (image.shape[-1] - square + 1)))
-            for (y, x), square in zip(draws.uniform("square", 2), squares, strict=True)
-        ]
+        corners = random_places(draws, "square", [min(image.shape[-2:]) - square for square in squares])
         truth = [
             one[:, top : top + square, left : left + square]
             for one, (top, left), square in zip(image, corners, squares, strict=True)

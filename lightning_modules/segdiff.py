@@ -18,14 +18,12 @@ from lightning_modules.base import Batch, Results
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.segmenter import (
     EnsembleOptions,
-    Place,
     Segmenter,
-    at_once,
-    by_windows,
     one_hot,
     segmentation_results,
     standardized,
 )
+from lightning_modules.windows import Place, at_once, by_windows
 
 # Noise of one sample in further windows is keyed this far apart.
 _WINDOW_STRIDE = 1 << 12

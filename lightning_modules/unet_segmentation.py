@@ -6,14 +6,8 @@ import torch
 from torch import Tensor
 
 from lightning_modules.base import Batch, Results
-from lightning_modules.segmenter import (
-    Segmenter,
-    WindowOptions,
-    by_windows,
-    segmentation_loss,
-    segmentation_results,
-    standardized,
-)
+from lightning_modules.segmenter import Segmenter, segmentation_loss, segmentation_results, standardized
+from lightning_modules.windows import WindowOptions, by_windows
 
 
 class UnetSegmentation(Segmenter):

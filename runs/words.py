@@ -19,8 +19,12 @@ PATH_KEYS = WRITTEN_KEYS | {
     "path",
     "resume",
     "root",
+    "run_dir",
+    "save_dir",
+    "source",
+    "start",
+    "weights_dir",
 }
-PATH_KEYS |= {"run_dir", "save_dir", "source"}
 
 
 def is_path(key: str) -> bool:

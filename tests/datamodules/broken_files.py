@@ -2,11 +2,14 @@
 
 import io
 import os
+import re
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 MAX_PIXELS = 64_000_000
@@ -151,3 +154,11 @@ def write_usable(folder: Path) -> list[str]:
     except OSError:  # macOS takes only UTF-8 names
         return sorted(files)
     return sorted([*files, r"no_utf8_\xff.png"])
+
+
+def assert_one_sentence(build: Callable[[], object], message: str) -> None:
+    """Checks that a data module of wrong data ends in one sentence that holds the pattern."""
+    with pytest.raises((ValueError, OSError)) as caught:
+        build()
+    assert re.search(message, str(caught.value)), str(caught.value)
+    assert "\n" not in str(caught.value)

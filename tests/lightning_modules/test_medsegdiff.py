@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from diffusion.paths import GaussianPath
 from diffusion.samplers import Sampler
-from lightning_modules import segmenter
+from lightning_modules import windows
 from lightning_modules.medsegdiff import MedSegDiff
 from networks.medsegdiff import AttentiveFusion, FourierParser, MedSegDiffNetwork
 from networks.medsegdiff_v2 import MedSegDiffV2Network, SpectrumSpaceBlock, UncertainSpatialAttention
@@ -211,5 +211,5 @@ def test_samples_and_windows_drawn_together_are_those_drawn_alone(version, monke
     batch = {"image": torch.randint(0, 256, (2, 3, 30, 45), dtype=torch.uint8), "index": torch.arange(2)}
     options = module.Options(num_samples=2, window=32)
     together = module.results(batch, options)["probability"]
-    monkeypatch.setattr(segmenter, "_PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(windows, "_PIXELS_AT_ONCE", 1)
     torch.testing.assert_close(module.results(batch, options)["probability"], together, atol=1e-4, rtol=0)

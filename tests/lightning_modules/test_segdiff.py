@@ -6,7 +6,7 @@ import torch
 from diffusion.objectives import GaussianObjective
 from diffusion.paths import GaussianPath
 from diffusion.samplers import Sampler
-from lightning_modules import segmenter
+from lightning_modules import windows
 from lightning_modules.segdiff import SegDiff
 from networks.segdiff import SegDiffNetwork
 from tests.lightning_modules.test_unet_segmentation import discs
@@ -85,7 +85,7 @@ def test_samples_and_windows_drawn_together_are_those_drawn_alone(pixels, monkey
     batch = {"image": torch.randint(0, 256, (2, 3, 30, 45), dtype=torch.uint8), "index": torch.arange(2)}
     options = module.Options(num_samples=3, window=16)
     together = module.results(batch, options)["probability"]
-    monkeypatch.setattr(segmenter, "_PIXELS_AT_ONCE", pixels)
+    monkeypatch.setattr(windows, "_PIXELS_AT_ONCE", pixels)
     torch.testing.assert_close(module.results(batch, options)["probability"], together, atol=1e-4, rtol=0)
 
 

@@ -8,17 +8,16 @@ import torch
 from torch.nn import functional as F
 
 from datamodules.mask_files import MaskClasses
-from lightning_modules import segmenter
+from lightning_modules import windows
 from lightning_modules.segmenter import (
     EnsembleOptions,
     Segmenter,
-    WindowOptions,
-    by_windows,
     one_hot,
     segmentation_results,
     standardized,
     staple,
 )
+from lightning_modules.windows import WindowOptions, by_windows
 
 
 @pytest.mark.parametrize("size", [(32, 32), (37, 61), (5, 90), (1, 1), (100, 16)])
@@ -35,7 +34,7 @@ def test_windows_of_the_identity_give_the_image_back(size, overlap, pixels, monk
         assert max(parts.shape[-2:]) <= 16
         return torch.stack([parts, 1 - parts])
 
-    monkeypatch.setattr(segmenter, "_PIXELS_AT_ONCE", pixels)
+    monkeypatch.setattr(windows, "_PIXELS_AT_ONCE", pixels)
     found = by_windows(segment, image, window=14, overlap=overlap, grid_px=4)
     assert found.shape == (2, 2, 3, *size)
     torch.testing.assert_close(found[0], image)
