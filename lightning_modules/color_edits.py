@@ -47,7 +47,7 @@ def read_hints(text: str, size_px: tuple[int, int]) -> KnownColors:
 
 
 def read_region(text: str, size_px: tuple[int, int]) -> Tensor:
-    """A region uint8 (H, W) from a grey picture: white = colour here, black = keep what the photo has.
+    """A region uint8 (H, W) from a grey picture: white = change here, black = keep what the photo has.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or no opaque grey picture of the size (H, W) with some white.
@@ -55,7 +55,7 @@ def read_region(text: str, size_px: tuple[int, int]) -> Tensor:
     if not _is_file(text):
         raise FileNotFoundError(f"mask={text}: no such file")
     expected = (
-        "an opaque grey picture of the photo's size: white (255, in 16 bits 65535) = colour here, black = keep what the "
+        "an opaque grey picture of the photo's size: white (255, in 16 bits 65535) = change here, black = keep what the "
         "photo has"
     )
     picture = _picture("mask", text, size_px, expected, needs_transparency=False)

@@ -216,7 +216,7 @@ READERS = {"hints": read_hints, "mask": read_region}
         ({"mask": "opaque.png"}, ValueError, "mask=opaque.png is in colour; expected an opaque grey picture of the photo's size: white"),
         ({"mask": "black.png"}, ValueError, "mask=black.png goes up to 0 where white is 255, so that hardly anything would be"),
         ({"mask": "ones.png"}, ValueError, "mask=ones.png goes up to 1 where white is 255, so that hardly anything would be coloured; "
-         "expected an opaque grey picture of the photo's size: white (255, in 16 bits 65535) = colour here, black = keep what"),
+         "expected an opaque grey picture of the photo's size: white (255, in 16 bits 65535) = change here, black = keep what"),
         ({"mask": "deep.png"}, ValueError, "mask=deep.png goes up to 1 where white is 255"),
         ({"mask": "layer.png"}, ValueError, "mask=layer.png has transparent pixels, which say neither colour nor keep; "
          "expected an opaque grey picture"),
