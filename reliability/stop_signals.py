@@ -27,6 +27,7 @@ class StopSignals:
         self.received: signal.Signals | None = None
         self.requeue_after: tuple[signal.Signals, ...] = ()
         self.deferred = self.stopping = False
+        self._raised = False  # an exit, wherever the process stood
         self._before: dict[signal.Signals, Any] = {}
         self._pid = os.getpid()
 
@@ -64,10 +65,13 @@ class StopSignals:
         """Whether an exception follows from the received signal and is no failure of its own.
 
         A signal to the whole process group ends loader workers too, and torch then raises a RuntimeError. What is raised
-        while the signal's own exception passes follows from it as well.
+        while the signal's own exception passes follows from it as well; so does all that comes out after an exit amid an
+        import, for libraries catch anything there and take the other one for missing.
         """
         if self.received is None:
             return False
+        if self._raised:
+            return True
         context: BaseException | None = error
         while context is not None:
             if isinstance(context, (SystemExit, KeyboardInterrupt)):
@@ -84,6 +88,7 @@ class StopSignals:
             # place: a child's end that Python has noted but not handled yet would then be an OSError, anywhere.
             self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
             if not self.deferred:
+                self._raised = True
                 raise SystemExit(self.exit_code) if signum != signal.SIGINT else KeyboardInterrupt
             if signum == signal.SIGINT:  # the logging module may be in the middle of a line
                 os.write(2, b"\nCtrl-C: stopping after this batch; press it again to stop at once\n")

@@ -85,8 +85,7 @@ class RunFolder:
 def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[RunFolder]:
     """Makes (or, if it exists, re-enters) `run_dir`, logs there and notes the end.
 
-    A folder with a checkpoint is left to the caller to claim, once that checkpoint has proved to fit; another is
-    claimed here.
+    It is left to the caller to claim: at once where it has no checkpoint, else when that one has proved to fit.
 
     Raises:
         FileExistsError: a new run's folder is there already.
@@ -102,8 +101,6 @@ def run_folder(config: dict[str, Any], exists: bool = False) -> Iterator[RunFold
         _make(run_dir)
     with _held(run_dir), run_log(run_dir / "train.log"):
         try:
-            if not has_checkpoint(run_dir):
-                folder.claim()
             os.environ |= {RUN_DIR_VARIABLE: str(run_dir), MAIN_PID_VARIABLE: str(os.getpid())}
             yield folder
         except BaseException as error:

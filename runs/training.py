@@ -25,7 +25,7 @@ from reliability.ranks import RankWatch, end_with_main, wait_for_all_ranks
 from reliability.stop_signals import StopSignals
 from runs.build import build
 from runs.config import comparable_text
-from runs.folder import RunFolder, best_checkpoint, run_folder, short
+from runs.folder import RunFolder, best_checkpoint, has_checkpoint, run_folder, short
 from runs.load import resolve_shipped_paths
 from runs.logs import run_log
 from runs.resume import Job
@@ -46,6 +46,8 @@ def train(job: Job) -> dict[str, float]:
     if job.finished:
         return _finished_figures(Path(config["run_dir"]))
     with StopSignals() as stop, run_folder(config, exists=job.folder_exists) as folder, _exit_codes(stop):
+        if not has_checkpoint(folder.path):
+            folder.claim()
         end_with_main()
         text = comparable_text(config)
         ranks = RankWatch(text)

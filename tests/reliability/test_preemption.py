@@ -249,12 +249,28 @@ def test_the_handlers_from_before_come_back():
     with StopSignals() as stop, pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
     assert stop.exit_code == 130
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)] == before
+
+
+def test_an_exit_amid_an_import_explains_whatever_comes_of_it():
+    with StopSignals() as stop:
+        assert not stop.explains(ImportError("before the signal"))
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except:  # noqa: E722 - as libraries do to find out what is installed
+            assert stop.explains(ImportError("of what was taken for missing"))
+    assert stop.exit_code == 143
+
+
+def test_a_noted_signal_explains_what_follows_from_it_alone():
+    with StopSignals() as stop:
+        stop.deferred = True
+        os.kill(os.getpid(), signal.SIGTERM)
     assert not stop.explains(ValueError("a mistake"))
     replaced = OSError("raised while the signal's own exception passed")
     replaced.__context__ = SystemExit(143)
     assert stop.explains(replaced)
     assert stop.explains(RuntimeError("DataLoader worker (pid 12) is killed by signal: Terminated."))
-    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)] == before
 
 
 def test_under_slurm_its_signal_stops_the_run_and_lightnings_handlers_stay_out(
