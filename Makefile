@@ -27,7 +27,7 @@ demo: $(READY)  ## train the colorizer for a few minutes, colour grey photos, wr
 	$(BIN)/python -m doors.demo
 
 test: $(READY)  ## the test suite: CPU, no network, at most 5 minutes on 2 cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)  ## the tests that take longer, and those for a GPU where there is one
 	$(BIN)/python -m pytest -m "(slow or gpu) and not net"
