@@ -110,6 +110,8 @@ class MadeCondition:
         name, colon, amount = text.partition(":")
         if name not in NAMES:
             return None
+        if name == "grey" and colon:
+            raise ValueError(f"module.conds has {text}; grey takes no amount, write grey alone")
         usual = 0.5 if name == MASKED else _MAKERS[name][1]
         try:
             number = float(amount) if colon else usual

@@ -141,11 +141,11 @@ def subject_of(text: Any) -> Subject:
     return tuple(texts) if len(texts) > 1 else "".join(texts)
 
 
-def metadata_captions(paths: list[Path], *, root: Path) -> list[Subject]:
+def metadata_captions(paths: list[Path], *, root: Path, required: bool = True) -> list[Subject]:
     """Captions of files below `root`, each from the nearest metadata.jsonl that names it, "" if none does.
 
     Raises:
-        ValueError: If a line is wrong (see `read_metadata`), or none names any of the files.
+        ValueError: If a line is wrong (see `read_metadata`), or, where they are required, none names any of the files.
     """
     tables: dict[Path, dict[str, Subject]] = {}
 
@@ -162,7 +162,7 @@ def metadata_captions(paths: list[Path], *, root: Path) -> list[Subject]:
     missing = [
         printable(p.relative_to(root)) for p, caption in zip(paths, captions, strict=True) if caption is None
     ]
-    if len(missing) == len(paths):
+    if required and len(missing) == len(paths):
         named = _first([name for table in tables.values() for name in table])
         raise ValueError(
             f"datamodule.caption=metadata, but no metadata.jsonl in {str(root)!r} names any of its {len(paths)} images "

@@ -18,7 +18,7 @@ _COLUMNS = {
     "target": ("target", "target_file_name", "image", "image_file_name", "file_name"),
     "source": ("source", "source_file_name", "conditioning_image", "conditioning_image_file_name"),
 }
-_RESERVED = ("image", "caption", "name", "index", "skipped", "encodings")
+_RESERVED = ("image", "caption", "name", "index", "skipped", "encodings", "region", "ready")
 _LAYOUTS = (
     "datamodule=pairs takes source/ and target/, or a metadata.jsonl that names both, in datamodule.root or in its folders "
     "train/, val/ and test/, or pictures side by side (datamodule.columns=[target,source])"
@@ -95,7 +95,7 @@ class PairFiles:
         if self.columns is not None:
             return self._captioned([dict.fromkeys(self.names, path) for path in list_images(folder)], root)
         for place in dict.fromkeys((folder, root)):
-            if pairs := self._listed(place / "metadata.jsonl"):
+            if pairs := self._listed(place / "metadata.jsonl", root):
                 inside = [pair for pair in pairs if pair.files["target"].is_relative_to(folder)]
                 return inside if place != folder else pairs
         for name in self.names:
@@ -103,7 +103,7 @@ class PairFiles:
                 raise FileNotFoundError(f"{str(folder)!r} has no folder {name}/; {_LAYOUTS}")
         return self._captioned(list(self._by_folder(folder)), root)
 
-    def _listed(self, table: Path) -> list[Pair]:
+    def _listed(self, table: Path, root: Path) -> list[Pair]:
         """The pairs of a metadata.jsonl; none if it holds captions alone."""
         lines: dict[str, int] = {}
         pairs, captions = [], 0
@@ -126,7 +126,13 @@ class PairFiles:
                     f"{lines[files['target']]}; give each target one line"
                 )
             lines[files["target"]] = number
-            pairs.append(Pair({name: table.parent / text for name, text in files.items()}, subject))
+            paths = {name: table.parent / text for name, text in files.items()}
+            if not paths["target"].is_relative_to(root):
+                raise ValueError(
+                    f"line {number} of {str(table)!r} names the target {files['target']!r}, which lies outside "
+                    f"datamodule.root={root}; name it from the folder of the table"
+                )
+            pairs.append(Pair(paths, subject))
         if pairs and captions:
             raise ValueError(
                 f"{captions} of {captions + len(pairs)} lines of {str(table)!r} name no source; give each line one, or no line"
@@ -157,7 +163,7 @@ class PairFiles:
         }
         if not any(table.is_file() for table in tables):
             return [Pair(own) for own in files]
-        texts = metadata_captions(paths, root=root)
+        texts = metadata_captions(paths, root=root, required=False)
         return [Pair(own, text) for own, text in zip(files, texts, strict=True)]
 
     def check(self, pair: Pair) -> None:

@@ -51,6 +51,10 @@ class PairDataset(KeyedDataset):
         order = sorted(files, key=lambda name: self.layout.keys[name] != "image")
         return list(dict.fromkeys(files[name] for name in order))
 
+    def states(self) -> list[str]:
+        how = f"{self.layout.columns} {self.layout.keys} {self.layout.class_maps}"
+        return [f"{state} {how}" for state in super().states()]
+
     def pictures(self, index: int) -> dict[str, Tensor]:
         """The pictures by batch key, uint8 (3, H, W), before the sample's view."""
         return self.layout.read(self.pairs[index]) if self._stored is None else self._stored[index]

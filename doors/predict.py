@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.decode import UnreadableImage, decode_image
+from datamodules.decode import UnreadableImage
 from datamodules.image_files import list_images, other_pictures
 from datamodules.raster import Raster, raster
 from doors.options import PredictOptions, method_options
@@ -107,13 +107,18 @@ def _predict_photos(
     num_failed, start = 0, time.perf_counter()
     for number, (path, stem) in enumerate(photos):
         try:
-            photo = decode_image(path, max_pixels=max_pixels)
-        except (UnreadableImage, OSError) as error:
+            photo = module.read_input(path, max_pixels)
+            batch = {
+                "image": photo[None],
+                "index": torch.tensor([number]),
+                "name": [str(Path(stem).with_name(path.name))],
+            }
+            results = module.results(batch, options)
+        except UnreadableImage as error:
             log.warning("skipped %s", str(error).splitlines()[0])
             num_failed += 1
             continue
-        batch = {"image": photo[None], "index": torch.tensor([number]), "name": [path.name]}
-        output.write(module.results(batch, options), stem)
+        output.write(results, stem)
     seconds = time.perf_counter() - start
     num_done = len(photos) - num_failed
     log.info("%d photos, %d results in %s (%.1f s)", num_done, output.num_files, output.folder, seconds)

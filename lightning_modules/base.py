@@ -1,6 +1,7 @@
 """What a method is: a module that learns from its losses and says what it makes of a batch."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin
 from torch import Tensor
 
+from datamodules.decode import decode_image
 from diffusion.codecs import check_size
 from diffusion.seeding import Draws, generators, stream_number
 from lightning_modules.learning import Batch, LearningModule
@@ -37,7 +39,7 @@ class TranslationModule(LearningModule):
         takes_input: whether it works on a photo; False = it generates from nothing or a prompt.
         one_sample: whether `rows` measures one sample of each image, so that several have no effect.
         pipeline: the class of diffusers that loads an export which has all its parts, if there is one.
-        working_px: side of the images that it was trained on; set where a run is loaded.
+        working_px: side of the images that it was trained on; set by `trained_on` where a run is loaded.
     """
 
     Options: ClassVar[type] = NoOptions
@@ -46,6 +48,14 @@ class TranslationModule(LearningModule):
     one_sample: ClassVar[bool] = False
     pipeline: str | None = None
     working_px: int | None = None
+
+    def trained_on(self, data: Mapping[str, Any]) -> None:
+        """Takes what prediction needs to know of a run's data, by the config of its data module."""
+        self.working_px = data.get("size_px")
+
+    def read_input(self, path: Path, max_pixels: int) -> Tensor:
+        """An input of prediction, uint8 (3, H, W); UnreadableImage of a file that cannot be read."""
+        return decode_image(path, max_pixels=max_pixels)
 
     def results(self, batch: Batch, options: Any) -> Results:
         """What the model makes of a batch, the main result first: the one way to use it.

@@ -18,11 +18,12 @@ GuidanceDrops = Literal["prompt", "cond", "both"]
 
 @dataclass(frozen=True)
 class Further:
-    """The ControlNet of another run beside a module's own."""
+    """One of the ControlNets that act at once."""
 
     network: ControlNetModel
     cond: Tensor  # (B, C, H, W)
     scale: float
+    mid_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,11 @@ class Controlled(StableDiffusion):
             return self._base(x_t, timestep, text)
         given = (x_t[:num], timestep[:num], None if text is None else text[:num])
         scale = self.cond_scale if control.scale is None else control.scale
-        down, mid = _residuals(self.controlnet, *given, cond, scale=scale, guess=control.guess)
+        own = Further(self.controlnet, cond, scale, self.mid_control_only)
+        down, mid = _residuals(own, *given, guess=control.guess)
         for other in control.further:
-            own = _residuals(other.network, *given, other.cond, scale=other.scale, guess=control.guess)
-            down, mid = [a + b for a, b in zip(down, own[0], strict=True)], mid + own[1]
-        if self.mid_control_only:
-            down = [residual * 0 for residual in down]  # in the graph still: DDP waits for every gradient
+            more = _residuals(other, *given, guess=control.guess)
+            down, mid = [a + b for a, b in zip(down, more[0], strict=True)], mid + more[1]
         dtype = self.parts.unet.dtype
         return self._base(
             x_t,
@@ -133,25 +133,23 @@ class Controlled(StableDiffusion):
 
 
 def _residuals(
-    network: ControlNetModel,
-    x_t: Tensor,
-    timestep: Tensor,
-    text: Tensor | None,
-    cond: Tensor,
-    *,
-    scale: float,
-    guess: bool,
+    one: Further, x_t: Tensor, timestep: Tensor, text: Tensor | None, *, guess: bool
 ) -> tuple[list[Tensor], Tensor]:
     """What a ControlNet adds to the skip connections and to the middle block."""
-    return network(
+    # Where the negative branch of guidance has the condition too, it is there for each image twice.
+    times = len(x_t) // len(one.cond)
+    down, mid = one.network(
         x_t,
         timestep,
         encoder_hidden_states=text,
-        controlnet_cond=cond,
-        conditioning_scale=scale,
+        controlnet_cond=one.cond.repeat(times, 1, 1, 1) if times > 1 else one.cond,
+        conditioning_scale=one.scale,
         guess_mode=guess,
         return_dict=False,
     )
+    if one.mid_only:
+        down = [residual * 0 for residual in down]  # in the graph still: DDP waits for every gradient
+    return down, mid
 
 
 def padded(residual: Tensor, count: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from color.conditions import MASKED, NUM_BOX, MadeCondition
+from color.conditions import MASKED, NAMES, NUM_BOX, MadeCondition
 from lightning_modules.base import Batch, Results, TranslationModule
 from lightning_modules.color_edits import read_region
 from lightning_modules.controlled import Control, Controlled, Further
@@ -24,17 +24,17 @@ from tasks.base import main_result
 _RGB = 3
 
 
-def runs_with_scales(text: str) -> dict[str, float]:
-    """Runs with the scale of their residuals, of a text `RUN; RUN@0.5`.
+def runs_with_scales(text: str) -> dict[str, float | None]:
+    """Runs with the scale of their residuals, None = the run's own, of a text `RUN; RUN@0.5`.
 
     Raises:
         ValueError: a scale that is no number, or a run twice.
     """
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         run, _, scale = part.partition("@")
         try:
-            number = float(scale or 1)
+            number = float(scale) if scale else None
         except ValueError:
             raise ValueError(f"also={text} has '{part}'; write also='RUN; RUN@SCALE'") from None
         if path(run.strip()) in found:
@@ -59,7 +59,7 @@ class ControlOptions(TranslationOptions):
     mask: str | None = option(
         "of a model of masked photos: grey picture of the photo's size, white = fill here", None, parse=path
     )
-    also: Mapping[str, float] | None = option(
+    also: Mapping[str, float | None] | None = option(
         "further ControlNets at once: 'RUN; RUN@SCALE'", None, parse=runs_with_scales
     )
     # What `ControlNet.prepare` loads for also=.
@@ -99,6 +99,10 @@ class ControlNet(Translator, Controlled):
         given = tuple(name for name in self.conds if name not in self.makers)
         return (("image",) if self.makers else ()) + given
 
+    def given(self, options: ControlOptions) -> tuple[str, ...]:
+        further = (name for other in options.loaded for name in other.inputs())
+        return tuple(dict.fromkeys((*self.inputs(), *further)))
+
     # ---- the condition
 
     def condition(self, batch: Batch) -> dict[str, Any]:
@@ -106,6 +110,16 @@ class ControlNet(Translator, Controlled):
 
     def cond(self, batch: Batch) -> Tensor:
         """The conditions (B, C, H, W) of a batch, one behind the other."""
+        if both := [name for name in self.makers if name in batch]:
+            raise ValueError(
+                f"module.conds has {both[0]}, which is made from the photo, and the data bring a picture of that name; call "
+                "theirs otherwise"
+            )
+        if missing := [name for name in self.conds if name not in self.makers and name not in batch]:
+            raise ValueError(
+                f"module.conds has {missing[0]}, which is neither made from a photo ({', '.join(NAMES)}) nor in the data "
+                f"({', '.join(batch)})"
+            )
         return torch.cat(
             [self._made(n, batch) if n in self.makers else self.images(batch, n) for n in self.conds], dim=1
         )
@@ -125,7 +139,12 @@ class ControlNet(Translator, Controlled):
     ) -> Tensor:
         batch = batch | {"ready": options.ready}
         further = [
-            Further(other.controlnet, other.cond(batch), scale)
+            Further(
+                other.controlnet,
+                other.cond(batch),
+                other.cond_scale if scale is None else scale,
+                other.mid_control_only,
+            )
             for other, scale in zip(options.loaded, (options.also or {}).values(), strict=True)
         ]
         control = Control(scale=options.control_scale, guess=options.guess, further=further)
@@ -164,6 +183,8 @@ class ControlNet(Translator, Controlled):
     @torch.no_grad()
     def rows(self, batch: Batch, options: ControlOptions) -> Iterator[tuple[str, Results]]:
         """As Translator; of conditions that are made from the photo also `cond`, and `cond_again` from the result."""
+        if options.ready:
+            raise ValueError("ready=true takes drawn conditions, and here are photos; leave it out")
         makers = [maker for maker in self.makers.values() if maker.name != MASKED]
         for name, results in super().rows(batch, options):
             again = {}
@@ -176,7 +197,7 @@ class ControlNet(Translator, Controlled):
         given, size_px = super().at_working_size(batch, options)
         if batch.get("region") is not None:
             small = next(iter(given.values())).shape[-2:]
-            given["region"] = F.interpolate(batch["region"].float(), small, mode="nearest-exact") > 0
+            given["region"] = F.adaptive_max_pool2d(batch["region"].float(), small) > 0  # a thin line stays
         return given, size_px
 
     def prepare(self, options: ControlOptions, load: Callable[[str], TranslationModule]) -> ControlOptions:
@@ -187,13 +208,10 @@ class ControlNet(Translator, Controlled):
                 raise ValueError(
                     f"also= names {run}, which is no run of experiment=controlnet on the base of this one"
                 )
-            if missing := [name for name in other.inputs() if name not in self.inputs()]:
-                raise ValueError(
-                    f"also= names {run}, which is told {missing[0]}, and this model is not; take one whose conditions are made "
-                    f"from {' and '.join(self.inputs())}"
-                )
+            del other.parts  # the base is there once
+            self.class_maps = tuple(dict.fromkeys((*self.class_maps, *other.class_maps)))
             loaded.append(other.to(self.device).eval())
-        return replace(options, loaded=tuple(loaded))
+        return super().prepare(replace(options, loaded=tuple(loaded)), load)
 
     def check_options(self, options: ControlOptions, *, is_folder: bool) -> None:
         super().check_options(options, is_folder=is_folder)
@@ -203,9 +221,11 @@ class ControlNet(Translator, Controlled):
                 "guess=true needs guidance whose negative branch lacks the condition; set guidance= above 1 for a model of "
                 "module.guidance_drops=both or cond"
             )
-        if options.ready and list(self.makers) != list(self.conds)[:1]:
+        made = [maker.name for maker in self.makers.values()]
+        if options.ready and (options.also or made in ([], [MASKED]) or len(self.conds) > 1):
             raise ValueError(
-                "ready=true is for a model of one condition that is made from a photo; leave it out"
+                "ready=true is for a model of one condition that is made from a photo, other than masked, and without also=; "
+                "leave it out"
             )
         if options.mask and (is_folder or MASKED not in {maker.name for maker in self.makers.values()}):
             raise ValueError(
@@ -220,9 +240,16 @@ class ControlNet(Translator, Controlled):
         return dict(zip(self.conds, found, strict=True)) | {key: panels[key] for key in shown}
 
     def usage(self) -> str:
-        name = self.conds[0]
+        if self.pipeline is None:
+            return ""
+        what = next((maker.name for maker in self.makers.values()), "")
+        cond = (
+            "a tensor (1, 3, H, W) of the photo in [0, 1] with -1 where it is to be filled"
+            if what == MASKED
+            else f"an RGB picture ({self.conds[0]}"
+            + (f"; `color.conditions.MadeCondition.parse({self.conds[0]!r})(photo)`)" if what else ")")
+        )
         return (
-            ""
-            if self.pipeline is None
-            else f"With diffusers' pipeline the condition is an RGB picture ({name}).\n"
+            f"With diffusers' pipeline the condition is {cond}, `controlnet_conditioning_scale={self.cond_scale:g}`. Its guidance "
+            f"keeps the condition in the negative branch; here that lacks: {self.guidance_drops}.\n"
         )

@@ -30,6 +30,7 @@ class LatentBridge(StableDiffusion):
     """
 
     path: BridgePath
+    sampler: BridgeSampler
 
     def __init__(
         self,
@@ -59,9 +60,15 @@ class LatentBridge(StableDiffusion):
                 f"module.timestep_list is {list(timestep_list)}; expected timesteps from 0 to {path.num_timesteps - 1}"
             )
         sampler.check(path)
+        if path.noise_scale and not sees_source and (sampler.solver == "ode" or sampler.eta < 1):
+            raise ValueError(
+                f"module.sampler (solver {sampler.solver}, eta {sampler.eta:g}) misses the distribution of a path with noise where "
+                "the network does not see the source; set module.sees_source=true, or solver=posterior with eta=1"
+            )
         objective = BridgeObjective(path, prediction=prediction, weighting=bridge_weighting, norm=norm)
         super().__init__(path=path, objective=objective, sampler=sampler, **settings)
         self.sees_source, self.source_prob, self.timestep_list = sees_source, source_prob, timestep_list
+        self._check_walk(sampler.num_steps, "module.sampler.num_steps")
 
     def timesteps(self, uniform: np.ndarray) -> Tensor:
         """int64 (B,) from numbers in [0, 1): of the list, or a share `source_prob` of them the source's.
@@ -77,10 +84,29 @@ class LatentBridge(StableDiffusion):
 
     def check_options(self, options: Any, *, is_folder: bool) -> None:
         super().check_options(options, is_folder=is_folder)
+        if options.steps is not None:
+            self._check_walk(options.steps, "steps", getattr(options, "start", 1.0))
         # A single step from the source adds no noise: it ends on the clean estimate.
         one_step = (options.steps or self.sampler.num_steps) == 1 and getattr(options, "start", 1) == 1
         if options.num_samples > 1 and (self.path.noise_scale == 0 or one_step):
             raise ValueError(
                 f"num_samples={options.num_samples} would write the same picture {options.num_samples} times, as a walk without "
                 "noise has one result; leave it out (module.path.noise_scale and two steps or more give several)"
+            )
+
+    def _check_walk(self, num_steps: int, key: str, start: float = 1.0) -> None:
+        """Raises a ValueError for a walk that the path is too short for, or over timesteps that were not learned."""
+        if num_steps > self.path.num_timesteps:
+            raise ValueError(
+                f"{key}={num_steps}, but the path of this model has {self.path.num_timesteps} timesteps; give at most as many"
+            )
+        learned = set(self.timestep_list or ())
+
+        def fits(number: int) -> bool:
+            return set(self.sampler.with_steps(number).timesteps(self.path, start=start)) <= learned
+
+        if learned and not fits(num_steps):
+            good = ", ".join(str(number) for number in range(1, len(learned) + 1) if fits(number))
+            raise ValueError(
+                f"{key}={num_steps} walks over timesteps that are not among module.timestep_list; give {good or 'another list'}"
             )

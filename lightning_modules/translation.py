@@ -3,7 +3,9 @@
 Shapes: B batch, H/W pixels, Z latent channels, h/w latent cells.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +14,9 @@ from torch.nn import functional as F
 
 from color.classes import painted
 from color.transfer import working_size
-from datamodules.decode import decode_image
-from lightning_modules.base import Batch, Results
+from datamodules.decode import decode_image, decode_mask
+from datamodules.image_files import by_stem
+from lightning_modules.base import Batch, Results, TranslationModule
 from lightning_modules.stable_diffusion import StableDiffusion
 from lightning_modules.translation_options import TranslationOptions
 from tasks.translation import Translation
@@ -27,10 +30,14 @@ class Translator(StableDiffusion):
     Args:
         conds: further pictures of a pair, by the names that the data give them.
         settings: as StableDiffusion.
+
+    Attributes:
+        class_maps: the inputs that hold class ids, which are shown in their colours; set by `trained_on`.
     """
 
     Options = TranslationOptions
     task = Translation
+    class_maps: tuple[str, ...] = ()
 
     def __init__(self, *, conds: Sequence[str] = (), **settings: Any) -> None:
         super().__init__(**settings)
@@ -51,7 +58,27 @@ class Translator(StableDiffusion):
         """What a target is made from, by the names of a batch; the first is the input of prediction."""
         return ("source", *self.conds)
 
+    def given(self, options: Any) -> tuple[str, ...]:
+        """What a result is made from under these options."""
+        return self.inputs()
+
     # ---- use
+
+    def trained_on(self, data: Mapping[str, Any]) -> None:
+        super().trained_on(data)
+        swapped = {"source": "image", "target": "source"} if data.get("reverse") else {"target": "image"}
+        self.class_maps = tuple(swapped.get(name, name) for name in data.get("class_maps") or ())
+
+    def read_input(self, path: Path, max_pixels: int) -> Tensor:
+        return self._picture(self.inputs()[0], path, max_pixels)
+
+    def _picture(self, name: str, path: Path, max_pixels: int = _MAX_PIXELS) -> Tensor:
+        """An input of this name from a file, as training reads it."""
+        return (
+            painted(decode_mask(path, max_pixels))
+            if name in self.class_maps
+            else decode_image(path, max_pixels)
+        )
 
     @torch.no_grad()
     def results(self, batch: Batch, options: Any) -> Results:
@@ -76,26 +103,29 @@ class Translator(StableDiffusion):
     def at_working_size(self, batch: Batch, options: Any) -> tuple[Batch, tuple[int, int]]:
         """The pictures of `inputs` as the network sees them, and (H, W) of the results."""
         given = self.from_files(batch, options) if batch["image"].dtype == torch.uint8 else batch
-        pictures = {name: self.images(given, name) for name in self.inputs()}
+        pictures = {name: self.images(given, name) for name in self.given(options)}
         height, width = next(iter(pictures.values())).shape[-2:]
         short_px = options.short_px or self.working_px or min(height, width)
         if short_px == min(height, width) and batch["image"].dtype != torch.uint8:
             return pictures, (height, width)
         size_px = working_size((height, width), short_px=short_px, grid_px=self.grid_px())
-        # Between two classes there is no colour.
-        how: dict[str, Any] = (
-            {"mode": "nearest-exact"} if options.class_ids else {"mode": "bilinear", "antialias": True}
-        )
-        return {name: F.interpolate(part, size_px, **how) for name, part in pictures.items()}, (height, width)
+
+        def resized(name: str) -> Tensor:
+            # Between two classes there is no colour.
+            smooth = {"mode": "bilinear", "antialias": True}
+            how: dict[str, Any] = {"mode": "nearest-exact"} if name in self.class_maps else smooth
+            return F.interpolate(pictures[name], size_px, **how)
+
+        return {name: resized(name) for name in pictures}, (height, width)
 
     def from_files(self, batch: Batch, options: Any) -> Batch:
         """The photo uint8 (1, 3, H, W) of a prediction under its name, with further conditions from files of its size."""
         photo = batch["image"]
-        first, *others = self.inputs()
-        pictures = {first: painted(photo[:, 0].cpu()) if options.class_ids else photo}
+        first, *others = self.given(options)
+        pictures = {first: photo}
         for name in others:
             file = options.cond_file(name, batch["name"][0])
-            pictures[name] = decode_image(file, _MAX_PIXELS)[None]
+            pictures[name] = self._picture(name, file)[None]
             if pictures[name].shape != photo.shape:
                 height, width = pictures[name].shape[-2:]
                 raise ValueError(
@@ -112,11 +142,15 @@ class Translator(StableDiffusion):
     def protocol(self, options: Any) -> dict[str, Any]:
         return {"paired": True}
 
-    def check_options(self, options: Any, *, is_folder: bool) -> None:
-        super().check_options(options, is_folder=is_folder)
-        if unknown := sorted(set(options.conds or {}) - set(self.inputs()[1:])):
-            known = ", ".join(self.inputs()[1:]) or "none"
-            raise ValueError(f"conds= names {unknown[0]}, but this model takes {known} beside its input")
+    def prepare(self, options: Any, load: Callable[[str], TranslationModule]) -> Any:
+        places = options.conds or {}
+        others = self.given(options)[1:]
+        if unknown := sorted(places.keys() - set(others)):
+            raise ValueError(
+                f"conds= names {unknown[0]}, but this model takes {', '.join(others) or 'none'} beside its input"
+            )
+        folders = {name: by_stem(Path(place)) for name, place in places.items() if Path(place).is_dir()}
+        return replace(options, folders=folders)
 
     # ---- latents
 

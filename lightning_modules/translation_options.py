@@ -1,10 +1,9 @@
 """What users set when they translate pictures."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from datamodules.image_files import by_stem
 from lightning_modules.options import PromptOptions, option, path
 
 _EXPECTED = "write conds='NAME=FILE_OR_DIR; NAME=FILE_OR_DIR'"
@@ -32,12 +31,13 @@ class TranslationOptions(PromptOptions):
     short_px: int | None = option(
         "working size: short side as the network sees it; the run's own if not given", None
     )
-    class_ids: bool = option("true = input pictures hold class ids, which are shown in colours", False)
     conds: Mapping[str, str] | None = option(
         "further conditions: 'NAME=FILE_OR_DIR; ...', in a folder by the input's name",
         None,
         parse=cond_places,
     )
+    # The folders of conds=, which `Translator.prepare` lists.
+    folders: Mapping[str, Mapping[str, Path]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +45,7 @@ class TranslationOptions(PromptOptions):
             raise ValueError(f"short_px={self.short_px} is no working size; give pixels, or leave it out")
 
     def cond_file(self, name: str, photo: str) -> Path:
-        """The picture of the condition `name` for the input file that is called `photo`.
+        """The picture of the condition `name` for the input file of this path in its folder.
 
         Raises:
             FileNotFoundError: none is given, or the folder has no picture of that name.
@@ -55,9 +55,7 @@ class TranslationOptions(PromptOptions):
             raise FileNotFoundError(f"this model also takes {name}; give conds='{name}=FILE_OR_DIR'")
         if not Path(place).is_dir():
             return Path(place)
-        found = by_stem(Path(place)).get(Path(photo).stem)
-        if found is None:
-            raise FileNotFoundError(
-                f"conds= names {place} for {name}, which holds no picture called {Path(photo).stem}"
-            )
-        return found
+        stem = Path(photo).with_suffix("").as_posix()
+        if stem not in self.folders[name]:
+            raise FileNotFoundError(f"conds= names {place} for {name}, which holds no picture called {stem}")
+        return self.folders[name][stem]

@@ -50,7 +50,7 @@ def load_run(source: str) -> Run:
         load_exported(module, place)
     else:
         num_steps = _load_checkpoint(module, place)
-    module.working_px = config.get("datamodule", {}).get("size_px")
+    module.trained_on(config.get("datamodule", {}))
     return Run(module.eval(), config, num_steps)
 
 

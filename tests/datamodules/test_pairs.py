@@ -208,6 +208,26 @@ def test_pictures_side_by_side(tmp_path: Path) -> None:
     assert torch.equal(left, torch.from_numpy(joined_left(tmp_path / "val" / "0.png")))
 
 
+def test_cached_latents_are_those_of_the_image_as_it_is_read(root: Path, tmp_path: Path) -> None:
+    prints = [built(root, **words).train_dataset.fingerprint() for words in ({}, {}, {"reverse": True})]
+    for number in range(2):
+        pair = pictures(number).values()
+        place = tmp_path / "beside" / "train" / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.concatenate([p for p in pair if p.ndim == 3], axis=1)).save(place)
+    for columns in (["target", "source"], ["source", "target"]):
+        prints.append(built(tmp_path / "beside", columns=columns).train_dataset.fingerprint())
+    for path in root.glob("*/target/*.png"):
+        Image.fromarray(np.zeros((24, 32), dtype=np.uint8)).save(path)
+    for maps in ([], ["target"], ["source"]):
+        if maps == ["source"]:
+            for path in root.glob("*/source/*.png"):
+                Image.fromarray(np.zeros((24, 32), dtype=np.uint8)).save(path)
+        prints.append(built(root, class_maps=maps).train_dataset.fingerprint())
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == len(prints) - 1
+
+
 def joined_left(path: Path) -> np.ndarray:
     left = np.array(Image.open(path))[:, 12:36].astype(np.float32) / 255
     return left.transpose(2, 0, 1)
@@ -226,6 +246,14 @@ def test_class_ids_become_colours_and_no_colour_is_mixed(root: Path) -> None:
     data = built(root, class_maps=["source"], eval_crop="center")
     shown = data.val_dataset[0]["source"]
     assert torch.equal((shown * 255).round().byte(), painted(torch.from_numpy(ids["im8"][:, 4:28])))
+
+
+def test_a_table_of_captions_may_name_one_split(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines(root, *({"file_name": f"train/target/im{n}.png", "text": f"number {n}"} for n in range(8)))
+    data = built(root)
+    assert data.train_dataset[3]["caption"] == "number 3"
+    assert data.val_dataset[0]["caption"] == ""
+    assert "3 of 3 images have no line in metadata.jsonl" in caplog.text
 
 
 BAD: list[tuple[str, Change, dict[str, Any], str]] = [
@@ -247,6 +275,8 @@ BAD: list[tuple[str, Change, dict[str, Any], str]] = [
     ("jpeg ids", lambda r: [p.rename(p.with_suffix(".jpg")) for p in (r / "train/source").iterdir()],
      {"class_maps": ["source"]}, r"the mask '.*im0.jpg' is a JPEG, which changes class ids; store masks as PNG \(7 other"),
     ("coloured ids", lambda r: None, {"class_maps": ["source"]}, r"is a picture of the mode RGB; store class ids in one"),
+    ("outside", lambda r: (r / "train/metadata.jsonl").write_text('{"source": "a.png", "target": "/x/a.png"}'), {},
+     r"line 1 of '.*metadata.jsonl' names the target '/x/a.png', which lies outside datamodule.root="),
     ("no text", lambda r: (r / "train/metadata.jsonl").write_text('{"source": 3, "target": "a.png"}'), {},
      r"line 1 of '.*metadata.jsonl' is not a JSON object that names target, source as file names and perhaps a text: "),
     ("a line without", lambda r: lines(r / "train", {"source": "a", "target": "b"}, {"target": "c"}), {},

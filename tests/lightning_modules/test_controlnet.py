@@ -82,12 +82,19 @@ def test_conditions_are_the_batchs_own_before_they_are_made():
     assert torch.equal(module.cond(batch), expected)
     assert module.inputs() == ("image", "depth")
     assert make("source", "depth").inputs() == ("source", "depth")
-    with pytest.raises(ValueError, match="ControlNet needs data with depth, and these have image, caption"):
+    with pytest.raises(
+        ValueError,
+        match="module.conds has depth, which is neither made from a photo .canny, .* nor in the data .image",
+    ):
         module.cond(photo_batch())
     with pytest.raises(
         ValueError, match=r"module.conds is \['canny', 'canny'\]; expected one or more different"
     ):
         make("canny", "canny")
+    with pytest.raises(
+        ValueError, match="module.conds has scribble, which is made from the photo, and the data"
+    ):
+        make("scribble").cond(batch | {"scribble": batch["depth"]})
 
 
 def test_boxes_of_masked_photos_are_drawn_in_training_and_fixed_in_evaluation(fit):
@@ -169,16 +176,50 @@ def test_several_control_nets_add_up_as_in_diffusers():
         ).sample
         found = one.denoise(noisy, timestep, {"text": text, "cond": conds[0]}, control)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    options = one.prepare(one.Options(also=runs_with_scales("b@0"), guidance=1.0), lambda _: other)
+    options = one.prepare(
+        one.Options(also=runs_with_scales("b@0"), guidance=1.0), lambda _: copy.deepcopy(other)
+    )
     without = one.results(batch, one.Options(guidance=1.0))["image"]
     torch.testing.assert_close(one.results(batch, options)["image"], without, rtol=1e-3, atol=1e-3)
     options = one.prepare(one.Options(also=runs_with_scales("b"), guidance=1.0), lambda _: other)
     assert (one.results(batch, options)["image"] - without).abs().max() > 1e-3
+    assert not hasattr(other, "parts")  # the base is in memory once
+
+
+def test_a_further_run_acts_as_it_was_trained():
+    """Its own scale, conditions of its own, and all of its residuals beside a module that uses the middle's alone."""
+    one, batch = opened(make("canny", mid_control_only=True, guidance_drops="prompt")), pair_batch()
+    other = opened(make("depth", cond_scale=0.3), seed=2)
+    conds = [one.cond(batch), other.cond(batch)]
+    noisy, timestep, text = torch.randn(4, 4, 8, 8), torch.full((4,), 500), one.embed(batch["caption"])
+    with torch.no_grad():
+        down, mid = other.controlnet(
+            noisy, timestep, text, conds[1], conditioning_scale=0.3, return_dict=False
+        )
+        own = one.controlnet(noisy, timestep, text, conds[0], return_dict=False)[1]
+        expected = one.parts.unet(
+            noisy,
+            timestep,
+            text,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid + own,
+        ).sample
+    options = one.prepare(one.Options(also=runs_with_scales("b"), guidance=3.0), lambda _: other)
+    assert one.given(options) == ("image", "depth")
+    seen = []
+    denoise = one.denoise
+    one.denoise = lambda x, t, condition, control: seen.append(control) or denoise(x, t, condition, control)
+    drawn = one.results(batch, options)["image"]  # guided: each image twice under the same condition
+    assert drawn.shape == batch["image"].shape
+    found = denoise(noisy, timestep, {"text": text, "cond": conds[0]}, seen[0])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="conds= names edges, but this model takes depth beside its input"):
+        one.prepare(one.Options(also={"b": None}, conds={"edges": "a"}), lambda _: make("depth"))
 
 
 def test_further_runs_that_do_not_fit_are_refused():
     module = make()
-    assert runs_with_scales("a; b@0.5") == {"a": 1.0, "b": 0.5}
+    assert runs_with_scales("a; b@0.5") == {"a": None, "b": 0.5}
     for text, message in (("a@x", "write also='RUN; RUN@SCALE'"), ("a; a@2", "names a twice")):
         with pytest.raises(ValueError, match=message):
             runs_with_scales(text)
@@ -189,8 +230,6 @@ def test_further_runs_that_do_not_fit_are_refused():
         ValueError, match="also= names b, which is no run of experiment=controlnet on the base of this"
     ):
         module.prepare(options, lambda _: make(parts=base))
-    with pytest.raises(ValueError, match="also= names b, which is told source, and this model is not"):
-        module.prepare(options, lambda _: make("source"))
 
 
 def test_a_photo_or_its_ready_condition_gives_the_same_result():
@@ -208,6 +247,11 @@ def test_a_photo_or_its_ready_condition_gives_the_same_result():
         ValueError, match="ready=true is for a model of one condition that is made from a photo"
     ):
         make("source").check_options(module.Options(ready=True), is_folder=False)
+    for other, words in ((module, {"also": {"a": None}}), (make("masked"), {})):
+        with pytest.raises(ValueError, match="other than masked, and without also="):
+            other.check_options(other.Options(ready=True, **words), is_folder=False)
+    with pytest.raises(ValueError, match="ready=true takes drawn conditions, and here are photos"):
+        next(module.rows(photo_batch(), module.Options(ready=True)))
 
 
 def test_a_mask_is_filled_and_the_rest_stays(tmp_path: Path):
@@ -225,6 +269,15 @@ def test_a_mask_is_filled_and_the_rest_stays(tmp_path: Path):
     for other, is_folder in ((make(), False), (module, True)):
         with pytest.raises(ValueError, match="mask= belongs to one photo and a model of masked photos"):
             other.check_options(options, is_folder=is_folder)
+
+
+def test_thin_lines_of_a_mask_are_unknown_at_working_size():
+    module = make("masked")
+    photo = torch.randint(0, 256, (3, 256, 256), dtype=torch.uint8)
+    region = torch.zeros(1, 1, 256, 256, dtype=torch.bool)
+    region[..., 100:102] = True
+    given, _ = module.at_working_size(one_photo(photo) | {"region": region}, module.Options(short_px=32))
+    assert given["region"].sum() >= 32
 
 
 def test_an_export_is_the_run_and_diffusers_pipeline_draws_with_it(tmp_path: Path):

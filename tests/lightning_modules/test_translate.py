@@ -1,5 +1,6 @@
 """Translation from pairs: losses by hand, walks, conditions, the perceptual crop, any size, and that they learn."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,14 @@ def test_the_listed_timesteps_are_those_of_few_steps_and_come_evenly(num_steps):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (
+            {"timestep_list": [499, 999], "solver": {"num_steps": 3}},
+            r"module.sampler.num_steps=3 walks over timesteps that are not among module.timestep_list; give 1, 2",
+        ),
+        (
+            {"noise_scale": 1.0, "solver": {"solver": "ode"}},
+            r"module.sampler \(solver ode, eta 1\) misses the distribution of a path with noise",
+        ),
         ({"timestep_list": [1000]}, r"module.timestep_list is \[1000\]; expected timesteps from 0 to 999"),
         (
             {"timestep_list": [1], "source_prob": 0.5},
@@ -234,33 +243,58 @@ def test_further_conditions_come_from_files(tmp_path: Path):
     (tmp_path / "depth").mkdir()
     Image.fromarray((255 - photo[0]).numpy()).save(tmp_path / "depth" / "photo.tif")
     words = f"depth={tmp_path / 'depth'}"
-    by_folder = module.results(one_photo(photo), module.Options(conds=cond_places(words)))["image"]
-    by_file = module.results(one_photo(photo), module.Options(conds=cond_places(f"{words}/photo.tif")))[
-        "image"
-    ]
-    assert torch.equal(by_folder, by_file)
-    for name, options, text in (
+
+    def drawn(photo: torch.Tensor, name: str, **places: str) -> torch.Tensor:
+        options = module.prepare(module.Options(conds=places), load=None)
+        return module.results(one_photo(photo, name=name), options)["image"]
+
+    folder = str(tmp_path / "depth")
+    by_folder = drawn(photo, "photo.png", **cond_places(words))
+    assert torch.equal(by_folder, drawn(photo, "photo.png", depth=f"{folder}/photo.tif"))
+    assert torch.equal(by_folder, drawn(photo, "depth/photo.jpg", depth=str(tmp_path)))
+    for name, places, text in (
         ("photo.png", {}, "this model also takes depth; give conds='depth=FILE_OR_DIR'"),
-        ("b.png", {"conds": cond_places(words)}, "holds no picture called b"),
+        ("a/photo.png", {"depth": folder}, "holds no picture called a/photo"),
     ):
         with pytest.raises(FileNotFoundError, match=text):
-            module.results(one_photo(photo, name=name), module.Options(**options))
+            drawn(photo, name, **places)
     with pytest.raises(ValueError, match="has 32x32 pixels, but its input 40x40; save both at one size"):
-        module.results(one_photo(F.pad(photo, (0, 8, 0, 8))), module.Options(conds=cond_places(words)))
+        drawn(F.pad(photo, (0, 8, 0, 8)), "photo.png", depth=folder)
     with pytest.raises(ValueError, match="conds= names edges, but this model takes depth beside its input"):
-        module.check_options(module.Options(conds={"edges": "a"}), is_folder=False)
+        drawn(photo, "photo.png", edges="a")
     for text in ("depth", "depth=a; depth=b", "=a"):
         with pytest.raises(ValueError, match="which is no new condition; write conds='NAME=FILE_OR_DIR"):
             cond_places(text)
 
 
-def test_class_ids_are_painted_as_in_training():
+@pytest.mark.parametrize("mode", ["L", "P", "1", "I;16"])
+def test_class_ids_of_any_file_are_painted_as_in_training(mode: str, tmp_path: Path):
+    ids = (torch.arange(4) % 2 if mode == "1" else torch.arange(4)).repeat_interleave(8).expand(32, -1).byte()
+    array = ids.numpy() * 255 if mode == "1" else ids.numpy().astype("uint16" if mode == "I;16" else "uint8")
+    picture = Image.fromarray(array)
+    if mode == "P":
+        picture.putpalette([7, 7, 7, 250, 0, 0, 1, 2, 3, 9, 9, 9])
+    picture = picture.convert("1") if mode == "1" else picture
+    picture.save(tmp_path / "a.png")
+    module = opened(concat(conds=["seg"]))
+    module.trained_on({"size_px": None, "class_maps": ["source", "seg"]})
+    read = module.read_input(tmp_path / "a.png", 10_000)
+    assert torch.equal(read, painted(ids))
+    options = module.prepare(module.Options(conds={"seg": str(tmp_path)}), load=None)
+    given, _ = module.at_working_size(one_photo(read, name="a.png"), options)
+    assert torch.equal(given["seg"], given["source"])
+    given, _ = module.at_working_size(one_photo(read, name="a.png"), replace(options, short_px=16))
+    assert len(given["seg"].flatten(2).unique(dim=2)[0].T) == len(
+        ids.unique()
+    )  # no colour between two classes
+
+
+def test_the_inputs_of_reversed_pairs_are_known_by_their_folders():
     module = concat()
-    opened(module)
-    ids = torch.arange(4).repeat_interleave(8).expand(32, -1).byte()
-    by_ids = predicted(module, ids.expand(3, -1, -1), class_ids=True)[0]
-    by_colours = predicted(module, painted(ids))[0]
-    torch.testing.assert_close(by_ids, by_colours, rtol=1e-3, atol=1e-3)
+    module.trained_on({"size_px": 32, "class_maps": ["target"], "reverse": True})
+    assert (module.class_maps, module.working_px) == (("source",), 32)
+    module.trained_on({"class_maps": ["target"]})
+    assert module.class_maps == ("image",)
 
 
 def test_rows_of_evaluation_and_what_they_are_measured_against():
