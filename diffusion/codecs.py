@@ -4,6 +4,7 @@ Shapes: B batch, C image channels, Z latent channels, H/W pixels, h/w latent cel
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -142,6 +143,11 @@ def downscale(vae: AutoencoderKL | AutoencoderTiny) -> int:
     """Pixels along one side of a latent cell of an autoencoder."""
     blocks = vae.config.get("down_block_types") or vae.config["encoder_block_out_channels"]
     return int(2 ** (len(blocks) - 1))
+
+
+def overflows_in_half(vae: Any) -> bool:
+    """Whether an autoencoder must not run in float16, as Stable Diffusion's (their configs say so: force_upcast)."""
+    return vae is not None and bool(vae.config.get("force_upcast", False))
 
 
 def strip_windows(window: Window) -> Iterator[Window]:

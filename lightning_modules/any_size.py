@@ -21,8 +21,8 @@ from tasks.upscaling import Upscaling
 
 # Larger results are written strip by strip.
 _WHOLE_PX = 1 << 22
-# Beside the size of the truth, evaluation draws this share of it, to see whether both show the same.
-_OTHER_SHARE = 0.75
+# Beside the size of the truth, evaluation draws these shares of it, to see whether all show the same.
+_OTHER_SHARES = (0.5, 0.75)
 
 
 def region(text: str) -> Window:
@@ -110,9 +110,8 @@ class AnySize(TranslationModule):
     def rows(self, batch: Batch, options: Any) -> Iterator[tuple[str, Results]]:
         low, size_px = self._asked(batch, options)
         strips = self.strips_of(low, self.sample_numbers(batch), options)
-        other = round(size_px[0] * _OTHER_SHARE), round(size_px[1] * _OTHER_SHARE)
-        image, smaller = (torch.cat(list(strips(size, (0, 0, *size))), dim=-2) for size in (size_px, other))
-        yield "result", {"image": image, "other_sizes": [smaller]}
+        image, *others = (strips.whole(size) for size in (size_px, *other_sizes(size_px)))
+        yield "result", {"image": image, "other_sizes": others}
 
     def _asked(self, batch: Batch, options: Any) -> tuple[Tensor, tuple[int, int]]:
         """The pictures (B, 3, h, w) to upscale, and (H, W): in evaluation the small pictures and the size of the truth."""
@@ -161,6 +160,10 @@ class Strips:
             prepared = network.prepare(given)
         return cls(decode, (given.shape[-2], given.shape[-1]))
 
+    def whole(self, size_px: tuple[int, int]) -> Tensor:
+        """The picture (B, 3, H, W)."""
+        return torch.cat(list(self(size_px, (0, 0, *size_px))), dim=-2)
+
     def __call__(self, size_px: tuple[int, int], window: Window) -> Iterator[Tensor]:
         """Pictures (B, 3, up to 256 rows, width) of a window of the picture of (H, W), from top to bottom.
 
@@ -173,6 +176,11 @@ class Strips:
         whole = torch.cat(list(self.decode(decoded, (0, 0, *decoded))), dim=-2)
         top, left, height, width = window
         yield resize_bicubic(whole, size_px)[..., top : top + height, left : left + width]
+
+
+def other_sizes(size_px: tuple[int, int]) -> list[tuple[int, int]]:
+    """At which sizes evaluation decodes what it decodes at (H, W)."""
+    return [(round(size_px[0] * share), round(size_px[1] * share)) for share in _OTHER_SHARES]
 
 
 def as_result(strips: Iterator[Tensor], window: Window) -> Tensor | Raster:

@@ -1,12 +1,13 @@
 """Generation at any size: one latent of the training size, decoded at the size that is asked for (Kim and Kim 2024)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_modules.any_size import SizeOptions, Strips, as_result
+from lightning_modules.any_size import SizeOptions, Strips, as_result, other_sizes
 from lightning_modules.base import Batch, Results
 from lightning_modules.latent_diffusion import LatentDiffusion
 from lightning_modules.options import PromptOptions
@@ -41,7 +42,7 @@ class ArbitraryScaleGeneration(LatentDiffusion):
 
     def drawn_px(self, size_px: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of the picture whose latent is drawn for a result of (H, W)."""
-        share = (self.working_px or self.grid_px()) / min(size_px)
+        share = (self.working_px or min(size_px)) / min(size_px)
         return self.on_grid((round(size_px[0] * share), round(size_px[1] * share)))
 
     @torch.no_grad()
@@ -67,6 +68,21 @@ class ArbitraryScaleGeneration(LatentDiffusion):
             latent = self.draw_latents([options.prompt] * len(numbers), numbers, size_px, options)
             samples.append(as_result(self.strips(latent)(size_px, window), window))
         return {"image": samples[0] if len(samples) == 1 else samples}
+
+    @torch.no_grad()
+    def rows(self, batch: Batch, options: Any) -> Iterator[tuple[str, Results]]:
+        """As LatentDiffusion, with the same latents at other sizes."""
+        if options.scale is not None or options.crop is not None:
+            raise ValueError(
+                "scale= and crop= have no effect here; set size=, or leave it out for the photos' size"
+            )
+        image = batch["image"]
+        prompts = [options.prompt or text for text in self.captions(batch)]
+        size_px = options.size or (image.shape[-2], image.shape[-1])
+        strips = self.strips(self.draw_latents(prompts, self.sample_numbers(batch), size_px, options))
+        drawn, *others = (strips.whole(size) for size in (size_px, *other_sizes(size_px)))
+        yield "sample from caption", {"image": drawn, "other_sizes": others}
+        yield "autoencoder's ceiling", {"image": self.codec.to_picture(self.codec.encode(image))}
 
     def strips(self, latent: Tensor) -> Strips:
         """The picture of a latent (B, Z, h, w) at any size."""

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
-from diffusion.codecs import LatentCodec
+from diffusion.codecs import LatentCodec, overflows_in_half
 from diffusion.implicit_codec import ImplicitCodec
 from diffusion.objectives import GaussianObjective, Prediction
 from diffusion.paths import GaussianPath
@@ -80,12 +80,20 @@ class ArbitraryScaleUpscaling(AnySize, DiffusionModule):
             raise ValueError(
                 f"module.draw_scale={draw_scale:g} is not above 1 and at most max_scale={max_scale:g}"
             )
-        codec = LatentCodec(vae) if decoder is None else ImplicitCodec(vae, decoder)
+        codec: LatentCodec | ImplicitCodec = (
+            LatentCodec(vae) if decoder is None else ImplicitCodec(vae, decoder)
+        )
         super().__init__(
             codec=codec, path=path, objective=GaussianObjective(path, prediction=prediction), **shared
         )
         self.unet, self.max_scale, self.draw_scale = unet, max_scale, draw_scale
         self.train_only(unet)
+
+    def full_precision_parts(self) -> list[nn.Module]:
+        """The decoder, which alignment takes gradients through, and an autoencoder that overflows in float16."""
+        vae, decoder = self.codec.vae, getattr(self.codec, "decoder", None)
+        kept = decoder is None or (self.frozen_dtype() == "float16" and overflows_in_half(vae))
+        return [*([vae] if kept else []), *([] if decoder is None else [decoder])]
 
     def condition(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The small pictures' latents (B, Z, h, w) and their scales (B,), drawn."""
@@ -113,7 +121,9 @@ class ArbitraryScaleUpscaling(AnySize, DiffusionModule):
         grid = self.grid_px()
         height, width = (max(1, round(side * self.draw_scale / grid)) * grid for side in low.shape[-2:])
         condition = self.codec.encode(resize_bicubic(low, (height, width)))
-        scale = torch.full((len(low),), self.draw_scale, device=self.device)
+        # A small input is stretched to the grid: the network is told the scale that it really sees.
+        told = math.sqrt(height * width / (low.shape[-2] * low.shape[-1]))
+        scale = torch.full((len(low),), min(max(told, 1.0), self.max_scale), device=self.device)
         side = (self.working_px or max(height, width)) // self.codec.downscale
 
         def denoise(x_t: Tensor, timestep: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.codecs import downscale
+from diffusion.codecs import downscale, overflows_in_half
 from lightning_modules.any_size import SizeOptions, Strips, as_result, random_patches
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.base import Batch, Results
@@ -65,8 +65,17 @@ class ImplicitAutoencoder(Autoencoder):
         self.train_only(*learns, *([] if discriminator is None else [discriminator]))
 
     def compiled_networks(self) -> list[nn.Module]:
-        parts: list[nn.Module] = [self.decoder.middle, *([self.vae.encoder] if self.trains_encoder else [])]
+        parts: list[nn.Module] = [
+            *self.decoder.called(),
+            *([self.vae.encoder] if self.trains_encoder else []),
+        ]
         return parts if self.discriminator is None else [*parts, self.discriminator]
+
+    def full_precision_parts(self) -> list[nn.Module]:
+        frozen_half = not self.trains_encoder and self.frozen_dtype() == "float16"
+        return super().full_precision_parts() + (
+            [self.vae] if frozen_half and overflows_in_half(self.vae) else []
+        )
 
     def balanced_layer(self) -> Any:
         return self.decoder.query.layers[-1]
@@ -81,6 +90,10 @@ class ImplicitAutoencoder(Autoencoder):
     def _encoded(self, image: Tensor) -> tuple[Tensor, Any]:
         with torch.set_grad_enabled(self.trains_encoder and torch.is_grad_enabled()):
             return super()._encoded(self._shrunk(image))
+
+    def reconstruct(self, image: Tensor) -> Tensor:
+        """As Autoencoder; of a training of smaller images too the image as it is."""
+        return self.results({"image": image}, self.Options())["image"]
 
     def _shrunk(self, image: Tensor) -> Tensor:
         return image if self.encoded_px is None else resize_bicubic(image, (self.encoded_px, self.encoded_px))

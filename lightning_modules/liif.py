@@ -6,7 +6,7 @@ Shapes: B batch, N side of the training images, L side of the small patches.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.codecs import Window
 from lightning_modules.any_size import AnySize, Strips, cut, random_places
@@ -38,6 +38,9 @@ class Liif(AnySize):
             )
         self.network, self.input_px, self.max_scale = network, input_px, max_scale
         self.train_only(network)
+
+    def compiled_networks(self) -> list[nn.Module]:
+        return self.network.called()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         image, side, draws = batch["image"], self.input_px, self.draws(batch)

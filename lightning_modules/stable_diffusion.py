@@ -11,7 +11,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collections
 from torch import Tensor, nn
 
-from diffusion.codecs import Codec, IdentityCodec, LatentCodec
+from diffusion.codecs import Codec, IdentityCodec, LatentCodec, overflows_in_half
 from diffusion.guidance import guide
 from diffusion.implicit_codec import ImplicitCodec
 from diffusion.objectives import GaussianObjective, Weighting
@@ -184,10 +184,13 @@ class StableDiffusion(DiffusionModule):
             self._text_cache = None  # its encoder may be in another precision now
 
     def full_precision_parts(self) -> list[nn.Module]:
-        # Stable Diffusion's autoencoders overflow in float16 (their configs say so: force_upcast).
-        vae = self.parts.vae
-        overflows = vae is not None and vae.config.get("force_upcast", False)
-        return [vae] if vae is not None and overflows and self.frozen_dtype() == "float16" else []
+        decoder = getattr(
+            self.codec, "decoder", None
+        )  # of any size: bfloat16 does not tell its pixels' places apart
+        vae = (
+            self.parts.vae if self.frozen_dtype() == "float16" and overflows_in_half(self.parts.vae) else None
+        )
+        return [part for part in (vae, decoder) if part is not None]
 
     def exported(self) -> dict[str, Any]:
         make = getattr(self.sampler, "scheduler", None)  # no scheduler of diffusers walks a bridge

@@ -234,6 +234,11 @@ class LiifNetwork(ModelMixin, ConfigMixin):
 
     query: LiifQuery
 
+    def called(self) -> list[nn.Module]:
+        """The modules that `features` calls."""
+        own = [module for module in self.children() if module is not self.query]
+        return [m for module in own for m in (module if isinstance(module, nn.ModuleList) else [module])]
+
     def features(self, given: Tensor) -> Tensor:
         """What the query reads, (B, C, h, w)."""
         raise NotImplementedError(f"{type(self).__name__} must define features(given)")

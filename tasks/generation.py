@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torchmetrics import Metric
 
 from metrics.distribution import FrechetDistance, KernelDistance
+from metrics.resolution import SelfSsim
 from tasks.base import Column, Results, Task, as_picture, batch_entry, main_result
 
 SET_COLUMNS = (
@@ -36,7 +37,10 @@ class Generation(Task):
     """On which features the sets are compared; no generated picture is compared with a single photo."""
 
     name: ClassVar[str] = "generation"
-    columns: ClassVar[tuple[Column, ...]] = SET_COLUMNS
+    columns: ClassVar[tuple[Column, ...]] = (
+        *SET_COLUMNS,
+        Column("self_ssim", "SelfSSIM", 3, "higher", "similarity of one content at several sizes"),
+    )
 
     fid_backbone: str = "inception"
     """"inception" is FID and KID, any other backbone a distance under its own name (see `feature_network`)."""
@@ -44,8 +48,15 @@ class Generation(Task):
     """Folder with the weights of a backbone other than "inception"."""
 
     def metrics(self) -> dict[str, Callable[[], Metric]]:
-        return set_metrics(self.fid_backbone, self.weights_dir)
+        return {**set_metrics(self.fid_backbone, self.weights_dir), "self_ssim": SelfSsim}
 
     def arguments(self, results: Results, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The generated pictures and as many photos."""
-        return {"pred": as_picture(main_result(results)), "target": batch_entry(batch, "image")}
+        """The generated pictures, as many photos, and the same pictures at other sizes where a method decodes them."""
+        drawn = as_picture(main_result(results))
+        given: dict[str, Any] = {"pred": drawn, "target": batch_entry(batch, "image")}
+        if "other_sizes" in results:
+            given |= {
+                "whole": drawn,
+                "other_sizes": [as_picture(picture) for picture in results["other_sizes"]],
+            }
+        return given

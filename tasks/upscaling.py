@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torchmetrics import Metric
 
-from metrics.per_image import check_pair
+from metrics.per_image import check_pair, to_8_bit
 from metrics.resolution import LowResolutionPsnr, PsnrY, SelfSsim, SsimY, resize_bicubic
 from tasks.base import Column, Results, as_picture, batch_entry
 from tasks.reconstruction import PAIR_COLUMNS, PairTask, pair_metrics
@@ -59,12 +59,12 @@ class Upscaling(PairTask):
         return {**batch, "low": self.low(batch)}
 
     def low(self, batch: Mapping[str, Any]) -> Tensor:
-        """The small pictures (B, 3, h, w): given, or the true ones shrunk (bicubic, antialiased)."""
+        """The small pictures (B, 3, h, w): given, or the true ones shrunk (bicubic, antialiased, 8 bits)."""
         if "low" in batch:
             return batch_entry(batch, "low")
         image = self.truth(batch)
         height, width = (max(1, round(side / self.scale)) for side in image.shape[-2:])
-        return resize_bicubic(image, (height, width))
+        return to_8_bit(resize_bicubic(image, (height, width))) / 255
 
     def arguments(self, results: Results, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Results and truth without their borders, the whole results, the small pictures, and other sizes."""

@@ -76,6 +76,16 @@ def test_the_image_loss_is_in_float32_whatever_the_precision():
             assert torch.equal(module.further_losses(step)["image"], plain)
 
 
+def test_the_decoder_stays_in_float32_in_a_bf16_training(fit, monkeypatch):
+    module, seen = make(), []
+    decode = module.codec.patches
+    monkeypatch.setattr(module.codec, "patches", lambda *given: seen.append(decode(*given)) or seen[-1])
+    fit(module, photo_batch(2, 32), steps=1, precision="bf16-mixed")
+    dtypes = {part: next(getattr(module.codec, part).parameters()).dtype for part in ("vae", "decoder")}
+    assert dtypes == {"vae": torch.bfloat16, "decoder": torch.float32}
+    assert seen[0].dtype == torch.float32
+
+
 def test_it_goes_on_from_an_export_of_upscaling(tmp_path):
     first = ArbitraryScaleUpscaling(**settings())
     with torch.no_grad():

@@ -48,6 +48,18 @@ def test_all_sizes_show_one_latent_and_a_region_is_a_slice(monkeypatch):
     assert module.drawn_px((50, 100)) == (32, 64)
 
 
+def test_sample_pictures_of_a_training_have_the_latents_of_its_photos():
+    module = make()
+    module.working_px = None  # as in a training, which loads no run
+    assert module.drawn_px((32, 32)) == (32, 32)
+    rows = dict(module.rows(photo_batch(2, 32), module.Options()))
+    assert rows["sample from caption"]["image"].shape == (2, 3, 32, 32)
+    assert [other.shape[-1] for other in rows["sample from caption"]["other_sizes"]] == [16, 24]
+    for words in ({"scale": 2.0}, {"crop": (0, 0, 5, 5)}):
+        with pytest.raises(ValueError, match="scale= and crop= have no effect here; set size="):
+            next(module.rows(photo_batch(2, 32), module.Options(**words)))
+
+
 def test_it_decodes_with_the_decoder_and_learns_the_unet_alone():
     module = make()
     assert isinstance(module.codec, ImplicitCodec)

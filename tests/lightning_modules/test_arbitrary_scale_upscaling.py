@@ -98,6 +98,15 @@ def test_tiles_of_a_network_that_sees_one_cell_change_nothing():
     torch.testing.assert_close(module.draw_latent(low, [0, 1], options), whole, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("size_px", "told"), [((8, 16), 4.0), ((5, 5), 3.2), ((3, 3), 16 / 3)])
+def test_the_network_is_told_the_scale_of_a_picture_that_is_stretched_to_the_grid(size_px, told, monkeypatch):
+    module, seen = make(), []
+    inner = module.denoise
+    monkeypatch.setattr(module, "denoise", lambda x, t, c: seen.append(float(c[1][0])) or inner(x, t, c))
+    module.draw_latent(torch.rand(1, 3, *size_px), [0], module.Options(steps=1))
+    assert seen[0] == pytest.approx(told)
+
+
 def test_evaluation_starts_from_the_protocols_small_pictures():
     module, task = make(), Upscaling(scale=4.0)
     batch = task.posed(photo_batch(2, 32))

@@ -43,20 +43,22 @@ def test_generated_pictures_are_compared_as_a_set_alone(empty_hub, squeezenet_di
     task = Generation(fid_backbone="squeezenet", weights_dir=str(squeezenet_dir))
     found, skipped = measured(task, {"image": images(0).flip(0)}, {"image": images(0)})
     assert set(found) == SQUEEZENET
-    assert not skipped
+    assert set(skipped) == {"self_ssim"}
+    several = {"image": images(0), "other_sizes": [images(0)]}
+    assert measured(task, several, {"image": images(0)})[0]["self_ssim"].mean == pytest.approx(1)
     assert abs(found["frechet_squeezenet"].mean) < ZERO  # the order of a set does not matter
     assert found["frechet_squeezenet"].interval is None
     assert task.truth({"image": images(0)}) is None
     found, skipped = measured(Generation(), {"image": images(0)}, {"image": images(0)})
     assert found == {}
-    assert set(skipped) == {"fid", "kid"}
+    assert set(skipped) == {"fid", "kid", "self_ssim"}
 
 
 def test_columns_name_the_backbone():
     task = Generation(fid_backbone="resnet18.a1_in1k")
     keys = list(task.metrics())
-    assert keys == ["frechet_resnet18.a1_in1k", "kernel_resnet18.a1_in1k"]
-    assert [task.column(key).better for key in keys] == ["lower", "lower"]
+    assert keys == ["frechet_resnet18.a1_in1k", "kernel_resnet18.a1_in1k", "self_ssim"]
+    assert [task.column(key).better for key in keys] == ["lower", "lower", "higher"]
     assert task.column("fid").title == "FID"
     assert task.column("something").better is None
 
