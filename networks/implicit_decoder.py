@@ -4,6 +4,7 @@ Shapes: B batch, Z latent channels, C features, h/w latent cells.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.resnet import ResnetBlock2D
@@ -76,7 +77,11 @@ class ImplicitDecoder(LiifNetwork):
 
     @classmethod
     def from_folder(cls, source: str) -> "ImplicitDecoder":
-        """The decoder of a folder that export.py wrote of a run of experiment=implicit_decoder."""
+        """The decoder of a folder that export.py wrote of a run of experiment=implicit_decoder; FileNotFoundError of another."""
+        if not Path(source, "decoder").is_dir():
+            raise FileNotFoundError(
+                f"{source} has no folder decoder/; give the folder that export.py wrote of a run of experiment=implicit_decoder"
+            )
         return load_weights(cls, source, subfolder="decoder", use_safetensors=True)
 
     def features(self, given: Tensor) -> Tensor:

@@ -44,6 +44,13 @@ def load_run(source: str) -> Run:
     node = config["module"]
     # What serves the training alone and lies in files of the user's: the weights of a loss, and those that it began with.
     node = {key: None if key in ("perceptual", "start") else value for key, value in node.items()}
+    if place.is_dir():  # parts that lie in an export are read from there, wherever the training had them from
+        node = {
+            key: value | {"source": str(place)}
+            if isinstance(value, dict) and "source" in value and (place / key).is_dir()
+            else value
+            for key, value in node.items()
+        }
     module: TranslationModule = build(resolve_shipped_paths(node), "module", seed=config["seed"])
     num_steps = None
     if place.is_dir():
