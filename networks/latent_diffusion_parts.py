@@ -15,9 +15,10 @@ from networks.foreign_models import (
     foreign_base,
     load_weights,
 )
+from networks.taef2 import Taef2
 from networks.text import TextEncoder
 
-_AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+_AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny, "Taef2": Taef2}
 
 
 class LatentDiffusionParts(nn.Module):
@@ -120,10 +121,13 @@ class LatentDiffusionParts(nn.Module):
 def load_vae(
     source: str, *, revision: str | None = None, allow_pickle: bool = False
 ) -> AutoencoderKL | AutoencoderTiny:
-    """An AutoencoderKL or AutoencoderTiny, whichever class its config names, at the top of a folder or hub id or in vae/.
+    """An AutoencoderKL or AutoencoderTiny, whichever class its config names, at the top of a folder or hub id or in vae/; or
+    TAEF2 of a folder with its official files.
 
     Arguments and errors as of LatentDiffusionParts.from_folder; ValueError also for another class.
     """
+    if Path(source, "taef2_encoder.safetensors").is_file():
+        return Taef2.from_official(source)
     check_is_no_file(source, "AutoencoderKL")
     safe = None if allow_pickle else True
     places = ["vae", None]  # of a hub id both are asked for
