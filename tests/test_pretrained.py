@@ -15,7 +15,7 @@ from runs.load import PRETRAINED, load_run
 from tests.models import colored, colors, predicted
 
 NAMES = ["autoencoder", "latent_diffusion", "colorize_controlnet", "diffusing_colors", "vividness_ranker"]
-SEGMENTERS = ["unet_segmentation", "segdiff", "medsegdiff"]
+SEGMENTERS = ["unet_segmentation", "segdiff", "medsegdiff", "ddpm_seg"]
 COLORIZERS = ["colorize_controlnet", "diffusing_colors"]
 
 
